@@ -1,0 +1,76 @@
+//! What of a log may be forgotten, and forgetting it.
+
+use millstream_types::{Offset, TimestampMs};
+
+use crate::error::LogError;
+use crate::file::SegmentFile;
+use crate::log::{PartitionLog, Sealed};
+
+/// A segment that retention removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Removed {
+    /// The segment's first offset.
+    pub base: Offset,
+    /// The offset after its last record.
+    pub end: Offset,
+    /// Bytes of its file.
+    pub bytes: u64,
+}
+
+impl PartitionLog {
+    /// Removes the oldest sealed segments that are older than the configured time, or in excess of
+    /// the configured size, and end at or before `limit` (the high watermark, or the archived end
+    /// where there is an archive). A segment's age counts from its largest record timestamp or
+    /// from its last append, whichever is earlier, so that a timestamp in the future cannot keep
+    /// it. Blocks for one removal and one directory sync a segment.
+    ///
+    /// The newest segment stays, and with it the log's place: a segment goes only once a later
+    /// record is durable. Reads under way of a removed segment go on. Also tries again to seal what
+    /// found the disk full, and records what is durable.
+    ///
+    /// # Errors
+    /// [`LogError`], latched. What was removed by then is removed: [`PartitionLog::start`] tells.
+    pub fn apply_retention(
+        &mut self,
+        now: TimestampMs,
+        limit: Offset,
+    ) -> Result<Vec<Removed>, LogError> {
+        self.check_failed()?;
+        let mut removed = Vec::new();
+        let mut size = self.size_bytes();
+        while let Some(first) = self.sealed.front() {
+            let allowed = first.end <= limit && first.end < self.durable_end();
+            if !allowed || !self.is_due(first, now, size) {
+                break;
+            }
+            let bytes = first.file_bytes();
+            removed.push(Removed { base: first.file.base(), end: first.end, bytes });
+            size -= bytes;
+            self.remove_first()?;
+        }
+        self.retry_seals();
+        self.pump().map_err(|error| self.fail(error))?;
+        self.refresh_mark()?;
+        Ok(removed)
+    }
+
+    fn is_due(&self, segment: &Sealed, now: TimestampMs, size: u64) -> bool {
+        let times = segment.times;
+        let newest = times.max_timestamp.min(times.last_append);
+        let too_old = self.config.retention_ms.is_some_and(|kept| now.since_ms(newest) > kept);
+        // As in Kafka, the log keeps at least the configured size.
+        let too_large =
+            self.config.retention_bytes.is_some_and(|kept| size - segment.file_bytes() >= kept);
+        too_old || too_large
+    }
+
+    /// Each removal is durable before the next begins, so that a power cut cannot leave a gap.
+    fn remove_first(&mut self) -> Result<(), LogError> {
+        let Some(first) = self.sealed.pop_front() else { return Ok(()) };
+        self.shared.forget(self.number, first.file.base());
+        self.start = first.end;
+        self.epochs.trim_start(self.start);
+        let gone = SegmentFile::remove(&first.file).and_then(|()| self.io.disk.sync_dir(&self.dir));
+        gone.map_err(|error| self.fail(error))
+    }
+}

@@ -1,0 +1,93 @@
+//! When segments are rolled and forgotten, and that the log's place survives it.
+
+use crate::common::{Bench, small_segments};
+use millstream_env::disk::FaultPlan;
+use millstream_types::{Offset, TimestampMs};
+
+/// Four batches, each in a segment of its own, all durable; one a second.
+fn bench(retention_ms: Option<u64>, retention_bytes: Option<u64>) -> Bench {
+    let mut config = small_segments();
+    (config.retention_ms, config.retention_bytes) = (retention_ms, retention_bytes);
+    let mut bench = Bench::new(5, 100, config, FaultPlan::default());
+    bench.open().unwrap();
+    for _ in 0..4 {
+        bench.roll().unwrap();
+        bench.append(2, 50).unwrap();
+        bench.settle().unwrap();
+        bench.now += 1000;
+    }
+    assert_eq!((bench.log().segment_count(), bench.log().end().value()), (4, 8));
+    bench
+}
+
+fn start_after(bench: &mut Bench, limit: i64) -> i64 {
+    let now = bench.now();
+    let before = bench.log().size_bytes();
+    let removed = bench.log().apply_retention(now, Offset::new(limit).unwrap()).unwrap();
+    let bytes: u64 = removed.iter().map(|one| one.bytes).sum();
+    assert_eq!(bench.log().size_bytes(), before - bytes);
+    let start = bench.log().start();
+    bench.disk.crash();
+    bench.disk.restart();
+    bench.open().unwrap();
+    assert_eq!(bench.log().start(), start, "the start survives a power cut");
+    start.value()
+}
+
+#[test]
+fn segments_go_when_their_newest_record_is_too_old() {
+    let mut bench = bench(Some(2500), None);
+    assert_eq!(start_after(&mut bench, 8), 4);
+    bench.now += 1_000_000;
+    assert_eq!(start_after(&mut bench, 8), 6, "the newest segment stays");
+}
+
+#[test]
+fn a_timestamp_in_the_future_keeps_no_segment() {
+    let mut bench = bench(Some(2500), None);
+    bench.roll().unwrap();
+    let (end, now) = (bench.log().end(), bench.now());
+    let far = crate::common::batch(end, bench.epoch, 1, 99, 10, i64::MAX / 2000);
+    bench.log().append(now, far.clone()).unwrap();
+    bench.appended.push(far);
+    bench.roll().unwrap();
+    bench.append(1, 10).unwrap();
+    bench.settle().unwrap();
+    bench.now += 3000;
+    assert_eq!(start_after(&mut bench, 10), 9);
+}
+
+#[test]
+fn the_oldest_go_while_the_log_keeps_its_size() {
+    let mut bench = bench(None, Some(0));
+    let sizes = bench.log().size_bytes();
+    let mut config = bench.config;
+    config.retention_bytes = Some(sizes / 2);
+    bench.log().set_config(config);
+    assert_eq!(start_after(&mut bench, 8), 2);
+}
+
+#[test]
+fn nothing_goes_beyond_the_limit() {
+    let mut bench = bench(None, Some(0));
+    assert_eq!(start_after(&mut bench, 5), 4);
+    assert_eq!(start_after(&mut bench, 3), 4);
+    assert_eq!(start_after(&mut bench, 8), 6);
+}
+
+#[test]
+fn a_segment_is_rolled_by_size_and_by_age() {
+    let mut bench = bench(None, None);
+    bench.config.segment_ms = 5000;
+    let config = bench.config;
+    bench.log().set_config(config);
+    let needs = |bench: &mut Bench, ahead_ms: i64, bytes| {
+        let now = TimestampMs(bench.now + ahead_ms);
+        bench.log().needs_roll(now, bytes)
+    };
+    assert!(!needs(&mut bench, 0, 100));
+    assert!(needs(&mut bench, 0, 900));
+    assert!(!needs(&mut bench, 3999, 0) && needs(&mut bench, 4000, 0));
+    bench.roll().unwrap();
+    assert!(!needs(&mut bench, 0, 900), "an empty segment is not rolled");
+}

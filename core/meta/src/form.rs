@@ -1,0 +1,75 @@
+//! How identities and numbers of the vocabulary crate stand in JSON: 128-bit identities as 32
+//! hexadecimal digits, numbers as numbers.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serializer};
+
+/// One value as the text it prints.
+pub(crate) mod text {
+    use super::*;
+
+    pub(crate) fn serialize<T: Display, S: Serializer>(
+        value: &T,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_str(value)
+    }
+
+    pub(crate) fn deserialize<'de, T, D>(from: D) -> Result<T, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A list of values, each as the text it prints.
+pub(crate) mod texts {
+    use super::*;
+
+    pub(crate) fn serialize<T: Display, S: Serializer>(
+        values: &[T],
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_seq(values.iter().map(ToString::to_string))
+    }
+
+    pub(crate) fn deserialize<'de, T, D>(from: D) -> Result<Vec<T>, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        let texts = Vec::<String>::deserialize(from)?;
+        texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
+    }
+}
+
+/// Declares the form of a number type as its inner number.
+macro_rules! number_form {
+    ($module:ident, $type:ident, $inner:ty) => {
+        pub(crate) mod $module {
+            use millstream_types::$type;
+            use serde::{Deserialize, Deserializer, Serializer};
+
+            pub(crate) fn serialize<S: Serializer>(
+                value: &$type,
+                to: S,
+            ) -> Result<S::Ok, S::Error> {
+                serde::Serialize::serialize(&value.0, to)
+            }
+
+            pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+                from: D,
+            ) -> Result<$type, D::Error> {
+                <$inner>::deserialize(from).map($type)
+            }
+        }
+    };
+}
+
+number_form!(broker, BrokerId, u32);
+number_form!(timestamp, TimestampMs, i64);
+number_form!(producer, ProducerId, i64);

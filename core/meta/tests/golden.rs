@@ -1,0 +1,93 @@
+//! The JSON forms that this build writes and every later build must read. The files in `testdata/`
+//! never change; a new form gets a new version and new files.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+
+use millstream_meta::*;
+use millstream_types::{
+    BrokerId, ClusterId, DirectoryId, LeaderEpoch, ProducerId, TimestampMs, TopicId,
+};
+
+fn commands() -> Vec<Command> {
+    let topic = TopicId::from_bytes([0xa1; 16]);
+    let endpoint = Endpoint { front: "quic".into(), host: "broker-1.example".into(), port: 9092 };
+    let overrides = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    let bodies = vec![
+        CommandBody::InitCluster { cluster: ClusterId::from_bytes([0xc0; 16]), format: 1 },
+        CommandBody::RegisterBroker {
+            broker: BrokerId(1),
+            endpoints: vec![endpoint],
+            directories: vec![DirectoryId::from_bytes([0xd1; 16])],
+        },
+        CommandBody::CreateTopic {
+            name: "flights".into(),
+            topic,
+            partitions: 2,
+            replication_factor: 1,
+            configs: overrides(&[("retention.ms", "3600000")]),
+        },
+        CommandBody::AlterTopicConfigs {
+            topic,
+            set: overrides(&[("durability", "replicated")]),
+            remove: ["retention.ms".to_owned()].into(),
+        },
+        CommandBody::AddPartitions { topic, total: 3 },
+        CommandBody::AllocateProducerIds { broker: BrokerId(1), count: 1000 },
+        CommandBody::DeleteTopic { topic: TopicId::from_bytes([0xa2; 16]) },
+    ];
+    let commands = bodies.into_iter().zip(1..);
+    commands
+        .map(|(body, n)| Command::new(CommandId(n), TimestampMs(1_700_000_000_000), body))
+        .collect()
+}
+
+fn golden(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name);
+    std::fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn commands_have_the_form_of_version_1() {
+    let expected = commands();
+    let golden = golden("commands-v1.jsonl");
+    assert_eq!(golden.lines().count(), expected.len());
+    for (line, command) in golden.lines().zip(expected) {
+        assert_eq!(serde_json::to_string(&command).unwrap(), line);
+        assert_eq!(serde_json::from_str::<Command>(line).unwrap(), command);
+    }
+}
+
+#[test]
+fn a_snapshot_has_the_form_of_version_1() {
+    let mut machine = MetaMachine::new();
+    for command in commands() {
+        machine.apply(command).ok();
+    }
+    let golden = golden("snapshot-v1.json");
+    let golden = golden.trim_end();
+    assert_eq!(String::from_utf8(machine.to_snapshot().unwrap()).unwrap(), golden);
+    let read = MetaMachine::from_snapshot(golden.as_bytes()).unwrap();
+    assert_eq!(read, machine);
+    let topic = read.state().topic_named("flights").unwrap();
+    assert_eq!(topic.config.durability, Durability::Replicated);
+    assert_eq!(topic.partitions.len(), 3);
+    assert_eq!(topic.partitions[0].leader_epoch, LeaderEpoch(0));
+    let mut read = read;
+    let body = CommandBody::AllocateProducerIds { broker: BrokerId(1), count: 1 };
+    let outcome = read.apply(Command::new(CommandId(99), TimestampMs(0), body));
+    let first = ProducerId(1000);
+    assert_eq!(outcome, Ok(Applied::ProducerIdsAllocated { first, count: 1 }));
+}
+
+#[test]
+fn forms_of_a_later_version_are_refused() {
+    let command = golden("commands-v1.jsonl").replace("{\"v\":1", "{\"v\":2");
+    let error = serde_json::from_str::<Command>(command.lines().next().unwrap()).unwrap_err();
+    assert!(error.to_string().contains("command version 2 is not known"), "{error}");
+    let snapshot = golden("snapshot-v1.json").replacen("{\"v\":1", "{\"v\":2", 1);
+    let error = MetaMachine::from_snapshot(snapshot.as_bytes()).unwrap_err();
+    assert!(matches!(error, SnapshotError::UnknownVersion(2)));
+}
