@@ -1,0 +1,301 @@
+//! Unary calls about topics, brokers and producers. Changes go through the metadata quorum and
+//! are answered once this broker acts on them.
+
+use std::collections::BTreeSet;
+
+use millstream_meta::{Applied, Command, CommandBody, CommandId, MetaState, Topic};
+use millstream_quorum::Quorum;
+use millstream_service::ServiceError;
+use millstream_types::{ErrorCode, Offset, PartitionIndex, ProducerEpoch, TopicId, TopicPartition};
+use millstream_wire::api::{
+    AlterTopicRequest, AlterTopicResponse, BrokerMetadata, BrokerStatusResponse, ConfigEntry,
+    ConfigSource, CreateTopicRequest, CreateTopicResponse, DeleteTopicRequest, DeleteTopicResponse,
+    DescribeTopicsRequest, DescribeTopicsResponse, InitProducerRequest, InitProducerResponse,
+    MetadataRequest, MetadataResponse, PartitionDescription, PartitionMetadata, ProducerIdentity,
+    TopicDescription, TopicMetadata,
+};
+
+use crate::ids::Ids;
+use crate::service::BrokerService;
+
+/// Replicas of a topic that asks for no number, once there are as many brokers.
+const REPLICATION_FACTOR_DEFAULT: u16 = 3;
+
+/// Puts a command to the quorum.
+pub(crate) async fn propose(quorum: &Quorum, command: Command) -> Result<Applied, ServiceError> {
+    let outcome = quorum.propose(command).await;
+    let outcome = outcome.map_err(|error| ServiceError::new(error.code(), error.to_string()))?;
+    outcome.map_err(|refused| ServiceError::new(refused.code(), refused.to_string()))
+}
+
+impl BrokerService {
+    pub(crate) fn metadata(&self, request: &MetadataRequest) -> MetadataResponse {
+        let state = self.quorum.state();
+        let brokers = state.brokers().map(|broker| BrokerMetadata {
+            broker: broker.id,
+            endpoint: broker
+                .endpoints
+                .first()
+                .map(|at| format!("{}:{}", at.host, at.port))
+                .unwrap_or_default(),
+        });
+        MetadataResponse {
+            cluster: state.cluster().unwrap_or_default(),
+            brokers: brokers.collect(),
+            topics: select(&state, request.topics.as_deref(), topic_metadata, unknown_metadata),
+        }
+    }
+
+    pub(crate) async fn create_topic(
+        &self,
+        request: CreateTopicRequest,
+    ) -> Result<CreateTopicResponse, ServiceError> {
+        let existing = |state: &MetaState| state.topic_named(&request.name).cloned();
+        if request.if_not_exists
+            && let Some(topic) = existing(&self.quorum.state())
+        {
+            return created(&topic, false);
+        }
+        let body = CommandBody::CreateTopic {
+            name: request.name.clone(),
+            topic: TopicId::from_bytes(Ids::random()?),
+            partitions: request.partitions,
+            replication_factor: match request.replication_factor {
+                0 => self.default_replication_factor(),
+                factor => factor,
+            },
+            configs: request.configs,
+        };
+        let applied = self.change(request.command.0, body).await;
+        let topic = existing(&self.quorum.state());
+        match (applied, topic) {
+            (Ok(_), Some(topic)) => created(&topic, true),
+            // Made by someone else between the look and the command.
+            (Err(error), Some(topic))
+                if error.code == ErrorCode::TopicExists && request.if_not_exists =>
+            {
+                created(&topic, false)
+            }
+            (Err(error), _) => Err(error),
+            (Ok(_), None) => Err(ServiceError::new(
+                ErrorCode::UnknownTopic,
+                format!("topic `{}` was made and deleted again meanwhile", request.name),
+            )),
+        }
+    }
+
+    pub(crate) async fn delete_topic(
+        &self,
+        request: DeleteTopicRequest,
+    ) -> Result<DeleteTopicResponse, ServiceError> {
+        let Some(topic) = self.quorum.state().topic_named(&request.name).map(|topic| topic.id)
+        else {
+            return if request.if_exists {
+                Ok(DeleteTopicResponse { topic: None })
+            } else {
+                Err(unknown_topic(&request.name))
+            };
+        };
+        self.change(request.command.0, CommandBody::DeleteTopic { topic }).await?;
+        Ok(DeleteTopicResponse { topic: Some(topic) })
+    }
+
+    pub(crate) async fn alter_topic(
+        &self,
+        request: AlterTopicRequest,
+    ) -> Result<AlterTopicResponse, ServiceError> {
+        let state = self.quorum.state();
+        let topic = state.topic_named(&request.name).ok_or_else(|| unknown_topic(&request.name))?;
+        let (topic, mut partitions) = (topic.id, partition_count(topic));
+        if !request.set.is_empty() || !request.remove.is_empty() {
+            let remove: BTreeSet<String> = request.remove.into_iter().collect();
+            let body = CommandBody::AlterTopicConfigs { topic, set: request.set, remove };
+            self.change(request.command.0, body).await?;
+        }
+        if let Some(total) = request.partitions {
+            // A second command of the same request: its id follows from the first's.
+            let mut command = request.command.0;
+            command[0] ^= 0xff;
+            self.change(command, CommandBody::AddPartitions { topic, total }).await?;
+            partitions = total;
+        }
+        Ok(AlterTopicResponse { topic, partitions })
+    }
+
+    pub(crate) fn describe_topics(
+        &self,
+        request: &DescribeTopicsRequest,
+    ) -> DescribeTopicsResponse {
+        let state = self.quorum.state();
+        let describe = |topic: &Topic| self.describe(topic);
+        let topics = select(&state, request.topics.as_deref(), describe, unknown_description);
+        DescribeTopicsResponse { topics }
+    }
+
+    pub(crate) async fn init_producer(
+        &self,
+        request: &InitProducerRequest,
+    ) -> Result<InitProducerResponse, ServiceError> {
+        let renewed = request.producer.and_then(|known| {
+            let epoch = known.epoch.0.checked_add(1)?;
+            Some(ProducerIdentity { id: known.id, epoch: ProducerEpoch(epoch) })
+        });
+        let producer = match renewed {
+            Some(producer) => producer,
+            None => {
+                let now = self.clock.wall();
+                let id = self.ids.producer(&self.quorum, self.broker, now).await?;
+                ProducerIdentity { id, epoch: ProducerEpoch(0) }
+            }
+        };
+        Ok(InitProducerResponse { producer })
+    }
+
+    pub(crate) fn broker_status(&self) -> BrokerStatusResponse {
+        BrokerStatusResponse {
+            metrics: self.metrics.get().map(crate::stats::Metrics::collect).unwrap_or_default(),
+        }
+    }
+
+    /// Puts a change to the quorum and waits until this broker acts on it.
+    async fn change(&self, command: [u8; 16], body: CommandBody) -> Result<Applied, ServiceError> {
+        let id = match u128::from_be_bytes(command) {
+            0 => CommandId(u128::from_be_bytes(Ids::random()?)),
+            id => CommandId(id),
+        };
+        let applied = propose(&self.quorum, Command::new(id, self.clock.wall(), body)).await?;
+        self.partitions.reconcile(self.quorum.state()).await;
+        Ok(applied)
+    }
+
+    /// Three, or as many as there are brokers.
+    fn default_replication_factor(&self) -> u16 {
+        let brokers = self.quorum.state().brokers().count();
+        u16::try_from(brokers).unwrap_or(u16::MAX).clamp(1, REPLICATION_FACTOR_DEFAULT)
+    }
+
+    fn describe(&self, topic: &Topic) -> TopicDescription {
+        let configs = topic.config.describe_all().map(|(name, value)| {
+            let set = topic.overrides.contains_key(name);
+            let source = if set { ConfigSource::Topic } else { ConfigSource::Default };
+            ConfigEntry { name: name.to_owned(), value, source }
+        });
+        let partitions = (0..partition_count(topic)).map(PartitionIndex);
+        TopicDescription {
+            error: ErrorCode::None,
+            name: topic.name.to_string(),
+            topic: topic.id,
+            replication_factor: topic.replication_factor,
+            configs: configs.collect(),
+            partitions: partitions.filter_map(|index| self.describe_one(topic, index)).collect(),
+        }
+    }
+
+    fn describe_one(&self, topic: &Topic, index: PartitionIndex) -> Option<PartitionDescription> {
+        let assigned = topic.partition(index)?;
+        let mut description = PartitionDescription {
+            partition: index,
+            error: ErrorCode::None,
+            leader: assigned.leader,
+            leader_epoch: assigned.leader_epoch,
+            replicas: assigned.replicas.to_vec(),
+            in_sync: assigned.in_sync.to_vec(),
+            log_start: Offset::ZERO,
+            high_watermark: Offset::ZERO,
+            log_end: Offset::ZERO,
+            bytes: 0,
+            segments: 0,
+        };
+        let id = TopicPartition { topic: topic.id, partition: index };
+        let Some(handle) = self.partitions.get(id) else {
+            description.error = ErrorCode::NotLeader;
+            return Some(description);
+        };
+        let looked = handle.with(|partition| {
+            let positions = partition.positions();
+            let log = partition.log();
+            (positions, log.size_bytes(), log.segment_count())
+        });
+        match looked {
+            Ok((positions, bytes, segments)) => {
+                description.log_start = positions.start;
+                description.high_watermark = positions.high_watermark;
+                description.log_end = positions.end;
+                description.bytes = bytes;
+                description.segments = u32::try_from(segments).unwrap_or(u32::MAX);
+            }
+            Err(error) => description.error = error.code,
+        }
+        Some(description)
+    }
+}
+
+/// One answer for each topic that was asked for, or for every topic.
+fn select<T>(
+    state: &MetaState,
+    names: Option<&[String]>,
+    known: impl Fn(&Topic) -> T,
+    unknown: impl Fn(&str) -> T,
+) -> Vec<T> {
+    let Some(names) = names else {
+        let mut topics: Vec<_> = state.topics().collect();
+        topics.sort_by(|a, b| a.name.cmp(&b.name));
+        return topics.into_iter().map(|topic| known(topic)).collect();
+    };
+    let find = |name: &String| state.topic_named(name).map_or_else(|| unknown(name), |t| known(t));
+    names.iter().map(find).collect()
+}
+
+fn topic_metadata(topic: &Topic) -> TopicMetadata {
+    let partitions = topic.partitions.iter().zip(0..).map(|(partition, index)| PartitionMetadata {
+        partition: PartitionIndex(index),
+        leader: partition.leader,
+        leader_epoch: partition.leader_epoch,
+        replicas: partition.replicas.to_vec(),
+        in_sync: partition.in_sync.to_vec(),
+    });
+    TopicMetadata {
+        error: ErrorCode::None,
+        name: topic.name.to_string(),
+        topic: topic.id,
+        partitions: partitions.collect(),
+    }
+}
+
+fn unknown_metadata(name: &str) -> TopicMetadata {
+    TopicMetadata {
+        error: ErrorCode::UnknownTopic,
+        name: name.to_owned(),
+        topic: TopicId::NIL,
+        partitions: Vec::new(),
+    }
+}
+
+fn unknown_description(name: &str) -> TopicDescription {
+    TopicDescription {
+        error: ErrorCode::UnknownTopic,
+        name: name.to_owned(),
+        topic: TopicId::NIL,
+        replication_factor: 0,
+        configs: Vec::new(),
+        partitions: Vec::new(),
+    }
+}
+
+fn unknown_topic(name: &str) -> ServiceError {
+    let message = format!("no topic is named `{name}`; see `millstream topic list`");
+    ServiceError::new(ErrorCode::UnknownTopic, message)
+}
+
+fn partition_count(topic: &Topic) -> u32 {
+    u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX)
+}
+
+fn created(topic: &Topic, created: bool) -> Result<CreateTopicResponse, ServiceError> {
+    Ok(CreateTopicResponse {
+        topic: topic.id,
+        partitions: partition_count(topic),
+        replication_factor: topic.replication_factor,
+        created,
+    })
+}

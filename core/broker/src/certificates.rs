@@ -1,0 +1,138 @@
+//! The certificates below the data directory: the cluster's authority, the broker's own
+//! certificate, and one for administrators on this machine.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use millstream_net::tls::{Authority, ClientAuth, Identity, ServerTls, TlsError};
+use millstream_types::{ClusterId, TimestampMs};
+
+use crate::config::TlsSection;
+
+const TLS_DIR: &str = "tls";
+/// The config value that names the cluster's own authority.
+const CLUSTER_CA: &str = "cluster";
+
+/// Why the broker has no certificate to show.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// A file cannot be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A certificate or key cannot be made or used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// What the front needs, and where clients find whom to trust.
+#[derive(Debug)]
+pub(crate) struct Certificates {
+    pub(crate) tls: ServerTls,
+    /// What clients pass as `--ca`: the authority's certificate, or the chain of a certificate of
+    /// the operator's own.
+    pub(crate) ca_file: PathBuf,
+}
+
+/// Reads the certificates that the config names, or those of the cluster's own authority, which is
+/// made on the first start. The broker's certificate is issued anew at every start, so that it is
+/// never stale and always has the names of today's config.
+///
+/// # Errors
+/// [`CertificateError`] names the file.
+pub(crate) fn prepare(
+    root: &Path,
+    section: &TlsSection,
+    advertised_host: Option<String>,
+    cluster: ClusterId,
+    now: TimestampMs,
+) -> Result<Certificates, CertificateError> {
+    let dir = root.join(TLS_DIR);
+    std::fs::create_dir_all(&dir)
+        .map_err(|source| CertificateError::File { path: dir.clone(), source })?;
+    let authority = load_or_create(&dir, cluster, now)?;
+    let (identity, ca_file) = match (&section.cert_file, &section.key_file) {
+        (Some(cert), Some(key)) => {
+            (Identity { chain_pem: read(cert)?, key_pem: read(key)? }, cert.clone())
+        }
+        _ => {
+            let mut names = section.names.clone();
+            names.extend(advertised_host);
+            (authority.issue_server(&names, now)?, dir.join("ca.pem"))
+        }
+    };
+    let client_auth = match &section.client_ca_file {
+        None => ClientAuth::None,
+        Some(file) if file.as_os_str() == CLUSTER_CA => {
+            issue_admin(&dir, &authority, now)?;
+            ClientAuth::Required { authorities_pem: authority.certificate_pem().to_owned() }
+        }
+        Some(file) => ClientAuth::Required { authorities_pem: read(file)? },
+    };
+    Ok(Certificates { tls: ServerTls { identity, client_auth }, ca_file })
+}
+
+fn load_or_create(
+    dir: &Path,
+    cluster: ClusterId,
+    now: TimestampMs,
+) -> Result<Authority, CertificateError> {
+    let (cert, key) = (dir.join("ca.pem"), dir.join("ca.key"));
+    if key.exists() && cert.exists() {
+        let identity = Identity { chain_pem: read(&cert)?, key_pem: read(&key)? };
+        return Ok(Authority::load(identity)?);
+    }
+    let authority = Authority::create(cluster, now)?;
+    // The certificate last: where it stands, its key stands too.
+    write_secret(&key, &authority.identity().key_pem)?;
+    write_public(&cert, authority.certificate_pem())?;
+    Ok(authority)
+}
+
+/// Writes the certificate with which an administrator on this machine connects.
+fn issue_admin(
+    dir: &Path,
+    authority: &Authority,
+    now: TimestampMs,
+) -> Result<(), CertificateError> {
+    let (cert, key) = (dir.join("admin.pem"), dir.join("admin.key"));
+    if cert.exists() && key.exists() {
+        return Ok(());
+    }
+    let identity = authority.issue_client("admin", now)?;
+    write_secret(&key, &identity.key_pem)?;
+    write_public(&cert, &identity.chain_pem)
+}
+
+fn read(path: &Path) -> Result<String, CertificateError> {
+    std::fs::read_to_string(path)
+        .map_err(|source| CertificateError::File { path: path.to_owned(), source })
+}
+
+fn write_public(path: &Path, text: &str) -> Result<(), CertificateError> {
+    write(path, text, 0o644)
+}
+
+fn write_secret(path: &Path, text: &str) -> Result<(), CertificateError> {
+    write(path, text, 0o600)
+}
+
+/// Puts a file in place, whole or not at all.
+fn write(path: &Path, text: &str, mode: u32) -> Result<(), CertificateError> {
+    let temporary = path.with_extension("new");
+    let put = || {
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
+        let mut file = options.open(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    put().map_err(|source| CertificateError::File { path: path.to_owned(), source })
+}

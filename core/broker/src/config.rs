@@ -1,0 +1,371 @@
+//! The operator's knobs: defaults, then a TOML file, then `MILLSTREAM_SECTION__KEY` from the
+//! environment, then what the command line says. Every key carries its unit in its name and is
+//! checked against the hard limits before the broker starts.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use millstream_types::limits::{BATCH_BYTES_MAX, CONNECTION_STREAMS_MAX};
+use serde::{Deserialize, Serialize};
+
+/// The prefix of environment variables that set config keys.
+pub const ENV_PREFIX: &str = "MILLSTREAM_";
+
+/// Why a config cannot be used. Each message says which key and what to write instead.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The config file cannot be read.
+    #[error("cannot read the config file {path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A key is unknown or a value has the wrong type.
+    #[error("{origin}: {message}")]
+    Malformed {
+        /// The file, variable or flag at fault.
+        origin: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A value is out of range.
+    #[error("config key {key} = {value}: {rule}")]
+    OutOfRange {
+        /// The key, with its section.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        rule: String,
+    },
+}
+
+/// Everything that an operator may set.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BrokerConfig {
+    /// Who this broker is and where it keeps its data.
+    pub broker: BrokerSection,
+    /// Where it listens.
+    pub listen: ListenSection,
+    /// Certificates and who may connect.
+    pub tls: TlsSection,
+    /// Disk and memory.
+    pub storage: StorageSection,
+    /// Bounds on clients.
+    pub limits: LimitsSection,
+}
+
+/// `[broker]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BrokerSection {
+    /// The data directory.
+    pub dir: PathBuf,
+    /// This broker's id in its cluster; written into a new data directory, then checked.
+    pub id: u32,
+    /// Threads that run the fronts. 0 chooses: half the cores, at least one. One thread has the
+    /// lowest latency, since a wake-up of another core costs more than most requests.
+    pub network_threads: usize,
+    /// How long a shutdown waits for requests in flight.
+    pub shutdown_grace_ms: u64,
+}
+
+impl Default for BrokerSection {
+    fn default() -> Self {
+        Self {
+            dir: PathBuf::from("./millstream-data"),
+            id: 1,
+            network_threads: 0,
+            shutdown_grace_ms: 5_000,
+        }
+    }
+}
+
+/// `[listen]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenSection {
+    /// The QUIC front's address, UDP. Port 0 takes a free one.
+    pub quic: SocketAddr,
+    /// The endpoint that clients are told to use, `host:port`; empty for the listen address.
+    pub advertised: String,
+    /// The largest UDP payload to try: 1452 fits every network; up to 6500 where every hop takes
+    /// jumbo frames.
+    pub mtu_max: u16,
+}
+
+impl Default for ListenSection {
+    fn default() -> Self {
+        Self {
+            quic: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9092),
+            advertised: String::new(),
+            mtu_max: 1452,
+        }
+    }
+}
+
+/// `[tls]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsSection {
+    /// A certificate chain of your own, PEM. Without it the cluster's own CA issues one.
+    pub cert_file: Option<PathBuf>,
+    /// The key of `cert_file`, PEM.
+    pub key_file: Option<PathBuf>,
+    /// Clients must show a certificate of this CA, PEM. `"cluster"` names the cluster's own.
+    pub client_ca_file: Option<PathBuf>,
+    /// More host names and addresses for the certificate that the cluster's CA issues.
+    pub names: Vec<String>,
+    /// Listen beyond loopback without asking clients who they are.
+    pub insecure: bool,
+}
+
+/// `[storage]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageSection {
+    /// Descriptors that the disk keeps open, whatever the number of partitions.
+    pub open_files_max: usize,
+    /// Memory for the newest batches of all partitions, from which the tail is served.
+    pub tail_cache_bytes: u64,
+    /// The share of it that one partition may take.
+    pub tail_cache_partition_bytes: u64,
+    /// Writes up to this many bytes are done by the thread that received them; larger ones by the
+    /// disk's own, so that the network never waits for them.
+    pub inline_write_bytes_max: usize,
+    /// Threads that read older data for consumers.
+    pub read_threads: usize,
+    /// How often retention, roll by time and the like are looked at.
+    pub maintenance_interval_ms: u64,
+}
+
+impl Default for StorageSection {
+    fn default() -> Self {
+        Self {
+            open_files_max: 512,
+            tail_cache_bytes: 256 * 1024 * 1024,
+            tail_cache_partition_bytes: 16 * 1024 * 1024,
+            inline_write_bytes_max: 64 * 1024,
+            read_threads: 8,
+            maintenance_interval_ms: 30_000,
+        }
+    }
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsSection {
+    /// Connections in all.
+    pub connections_max: usize,
+    /// Connections from one address.
+    pub connections_per_address_max: usize,
+    /// Streams on one connection: produce sessions, subscriptions and requests together.
+    pub streams_per_connection_max: u32,
+    /// How long a client may take from its first packet to its Hello.
+    pub handshake_timeout_ms: u64,
+    /// A connection that says nothing for so long is closed.
+    pub idle_timeout_ms: u64,
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        Self {
+            connections_max: 10_000,
+            connections_per_address_max: 1_000,
+            streams_per_connection_max: 2_048,
+            handshake_timeout_ms: 5_000,
+            idle_timeout_ms: 30_000,
+        }
+    }
+}
+
+impl BrokerConfig {
+    /// Reads the layers in order and checks the result. `file` may be absent; `env` is the process's
+    /// environment; `overrides` are `section.key = value` pairs from the command line.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file, variable or key and says what is expected.
+    pub fn load(
+        file: Option<&Path>,
+        env: impl Iterator<Item = (String, String)>,
+        overrides: &[(String, String)],
+    ) -> Result<Self, ConfigError> {
+        let mut table = match file {
+            Some(path) => read_file(path)?,
+            None => toml::Table::new(),
+        };
+        check_shape(&table, || file.map_or_else(String::new, |path| path.display().to_string()))?;
+        for (name, value) in env {
+            // Variables without a section belong to the command line, not to this file.
+            let Some(path) = name.strip_prefix(ENV_PREFIX).filter(|rest| rest.contains("__"))
+            else {
+                continue;
+            };
+            let path = path.to_ascii_lowercase().replace("__", ".");
+            set(&mut table, &path, &value);
+            check_shape(&table, || format!("environment variable {name}"))?;
+        }
+        for (path, value) in overrides {
+            set(&mut table, path, value);
+            check_shape(&table, || format!("option {path}"))?;
+        }
+        let config: Self = check_shape(&table, String::new)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The config as a TOML file that sets every key.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// Whether every address listened on is this machine's loopback.
+    #[must_use]
+    pub const fn is_loopback(&self) -> bool {
+        self.listen.quic.ip().is_loopback()
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let storage = &self.storage;
+        within("storage.open_files_max", storage.open_files_max as u64, 16, 1 << 20)?;
+        within("storage.read_threads", storage.read_threads as u64, 1, 512)?;
+        let inline = storage.inline_write_bytes_max as u64;
+        within("storage.inline_write_bytes_max", inline, 0, BATCH_BYTES_MAX as u64)?;
+        within("storage.maintenance_interval_ms", storage.maintenance_interval_ms, 10, 3_600_000)?;
+        within("limits.connections_max", self.limits.connections_max as u64, 1, 1 << 20)?;
+        let per_address = self.limits.connections_per_address_max as u64;
+        within("limits.connections_per_address_max", per_address, 1, 1 << 20)?;
+        let streams = u64::from(self.limits.streams_per_connection_max);
+        let streams_max = u64::from(CONNECTION_STREAMS_MAX);
+        within("limits.streams_per_connection_max", streams, 8, streams_max)?;
+        within("limits.handshake_timeout_ms", self.limits.handshake_timeout_ms, 100, 60_000)?;
+        within("limits.idle_timeout_ms", self.limits.idle_timeout_ms, 1_000, 600_000)?;
+        within("listen.mtu_max", u64::from(self.listen.mtu_max), 1_200, 6_500)?;
+        if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
+            return Err(ConfigError::OutOfRange {
+                key: "tls.cert_file",
+                value: format!("{:?}", self.tls.cert_file),
+                rule: "set tls.cert_file and tls.key_file together, or neither".to_owned(),
+            });
+        }
+        if !self.is_loopback() && self.tls.client_ca_file.is_none() && !self.tls.insecure {
+            return Err(ConfigError::OutOfRange {
+                key: "listen.quic",
+                value: self.listen.quic.to_string(),
+                rule: "beyond loopback clients must show who they are: set tls.client_ca_file \
+                       (\"cluster\" for the cluster's own CA), or say --insecure to let anyone in"
+                    .to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn read_file(path: &Path) -> Result<toml::Table, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    text.parse().map_err(|error: toml::de::Error| ConfigError::Malformed {
+        origin: path.display().to_string(),
+        message: error.to_string().trim_end().to_owned(),
+    })
+}
+
+/// Sets `a.b` to a TOML value, or to a string where the text is no TOML value.
+fn set(table: &mut toml::Table, path: &str, text: &str) {
+    let parsed = format!("value = {text}").parse::<toml::Table>().ok();
+    let value = parsed.and_then(|mut table| table.remove("value"));
+    let value = value.unwrap_or_else(|| toml::Value::String(text.to_owned()));
+    let (section, key) = path.split_once('.').unwrap_or(("", path));
+    if section.is_empty() {
+        table.insert(key.to_owned(), value);
+        return;
+    }
+    let entry =
+        table.entry(section.to_owned()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+    if let Some(section) = entry.as_table_mut() {
+        section.insert(key.to_owned(), value);
+    }
+}
+
+fn check_shape(
+    table: &toml::Table,
+    origin: impl FnOnce() -> String,
+) -> Result<BrokerConfig, ConfigError> {
+    table.clone().try_into().map_err(|error: toml::de::Error| ConfigError::Malformed {
+        origin: origin(),
+        message: error.message().to_owned(),
+    })
+}
+
+fn within(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), ConfigError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    let mut rule = String::new();
+    // Writing into a String cannot fail.
+    let _ok = write!(rule, "must be from {min} to {max}");
+    Err(ConfigError::OutOfRange { key, value: value.to_string(), rule })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
+        let pairs: Vec<_> = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        pairs.into_iter()
+    }
+
+    fn overrides(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        env(pairs).collect()
+    }
+
+    #[test]
+    fn the_layers_override_in_order() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = dir.path().join("millstream.toml");
+        std::fs::write(&file, "[broker]\nid = 3\n[limits]\nidle_timeout_ms = 9000\n")
+            .expect("the file is written");
+        let config = BrokerConfig::load(
+            Some(&file),
+            env(&[("MILLSTREAM_BROKER__ID", "4"), ("MILLSTREAM_CA", "x"), ("HOME", "y")]),
+            &overrides(&[("listen.quic", "127.0.0.1:0")]),
+        )
+        .expect("a good config");
+        assert_eq!((config.broker.id, config.limits.idle_timeout_ms), (4, 9000));
+        assert_eq!(config.listen.quic.port(), 0);
+    }
+
+    #[test]
+    fn a_mistake_names_its_origin() {
+        let load = |pairs: &[(&str, &str)]| {
+            BrokerConfig::load(None, env(pairs), &[]).expect_err("a mistake").to_string()
+        };
+        let unknown = load(&[("MILLSTREAM_BROKER__IDD", "4")]);
+        assert!(unknown.contains("MILLSTREAM_BROKER__IDD") && unknown.contains("idd"), "{unknown}");
+        let range = load(&[("MILLSTREAM_STORAGE__READ_THREADS", "0")]);
+        assert!(range.contains("storage.read_threads") && range.contains("1 to 512"), "{range}");
+    }
+
+    #[test]
+    fn beyond_loopback_needs_authentication_or_insecure() {
+        let load = |pairs: &[(&str, &str)]| BrokerConfig::load(None, env(&[]), &overrides(pairs));
+        let open = ("listen.quic", "0.0.0.0:9092");
+        let error = load(&[open]).expect_err("no authentication").to_string();
+        assert!(error.contains("--insecure"), "{error}");
+        assert!(load(&[open, ("tls.insecure", "true")]).is_ok());
+        assert!(load(&[open, ("tls.client_ca_file", "cluster")]).is_ok());
+    }
+
+    #[test]
+    fn the_printed_config_reads_back() {
+        let config = BrokerConfig::default();
+        assert_eq!(toml::from_str::<BrokerConfig>(&config.to_toml()).ok(), Some(config));
+    }
+}

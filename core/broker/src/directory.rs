@@ -1,0 +1,161 @@
+//! The data directory's identity: which cluster, broker and directory it belongs to. Written once,
+//! checked at every start, so that no directory is ever opened as something else.
+
+use std::path::Path;
+use std::str::FromStr;
+
+use millstream_env::disk::{Disk, DiskError, FileDiskError};
+use millstream_types::{BrokerId, ClusterId, DirectoryId};
+use serde::{Deserialize, Serialize};
+
+use crate::files::{read_file, replace_file};
+
+const IDENTITY_FILE: &str = "millstream.json";
+const FENCED_FILE: &str = "FENCED";
+const MAGIC: &str = "millstream-data";
+const VERSION: u32 = 1;
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// The directory is in use by another broker, or cannot be opened.
+    #[error(transparent)]
+    Open(#[from] FileDiskError),
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The identity file is damaged or of another program.
+    #[error("{IDENTITY_FILE} is no identity of a Millstream data directory: {reason}")]
+    NotOurs {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The directory was written by a later build.
+    #[error(
+        "the data directory has format {found}; this build reads up to {VERSION}. Use the newer \
+         build that wrote it"
+    )]
+    TooNew {
+        /// Its format.
+        found: u32,
+    },
+    /// The directory belongs to another broker.
+    #[error(
+        "the data directory belongs to broker {found}, but broker.id is {configured}. Set \
+         broker.id = {found}, or give this broker a directory of its own"
+    )]
+    OtherBroker {
+        /// The directory's broker.
+        found: u32,
+        /// The configured broker.
+        configured: u32,
+    },
+    /// A sync failed when the directory was last in use.
+    #[error(
+        "the data directory is fenced, since a sync failed: {reason}. Check the disk, then start \
+         once with --repair, which reads every segment from the device again"
+    )]
+    Fenced {
+        /// What failed.
+        reason: String,
+    },
+}
+
+/// Who a data directory belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The cluster.
+    pub(crate) cluster: ClusterId,
+    /// The broker.
+    pub(crate) broker: BrokerId,
+    /// The directory itself.
+    pub(crate) directory: DirectoryId,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct IdentityFile {
+    magic: String,
+    version: u32,
+    cluster_id: String,
+    broker_id: u32,
+    directory_id: String,
+}
+
+/// Reads the directory's identity, or gives an empty directory one made of `fresh` ids.
+///
+/// # Errors
+/// [`DirectoryError`].
+pub(crate) fn identify(
+    disk: &dyn Disk,
+    broker: BrokerId,
+    fresh: impl FnOnce() -> (ClusterId, DirectoryId),
+) -> Result<Identity, DirectoryError> {
+    let Some(bytes) = read_file(disk, Path::new(IDENTITY_FILE))? else {
+        let (cluster, directory) = fresh();
+        let identity = Identity { cluster, broker, directory };
+        write_identity(disk, &identity)?;
+        return Ok(identity);
+    };
+    let file: IdentityFile = serde_json::from_slice(&bytes)
+        .map_err(|error| DirectoryError::NotOurs { reason: error.to_string() })?;
+    if file.magic != MAGIC {
+        return Err(DirectoryError::NotOurs { reason: format!("its magic is `{}`", file.magic) });
+    }
+    if file.version > VERSION {
+        return Err(DirectoryError::TooNew { found: file.version });
+    }
+    if file.broker_id != broker.0 {
+        return Err(DirectoryError::OtherBroker { found: file.broker_id, configured: broker.0 });
+    }
+    Ok(Identity {
+        cluster: parse_id(&file.cluster_id)?,
+        broker,
+        directory: parse_id(&file.directory_id)?,
+    })
+}
+
+/// Refuses a directory that a failed sync has fenced; with `repair`, lifts the fence.
+///
+/// # Errors
+/// [`DirectoryError::Fenced`].
+pub(crate) fn check_fence(disk: &dyn Disk, repair: bool) -> Result<(), DirectoryError> {
+    let Some(bytes) = read_file(disk, Path::new(FENCED_FILE))? else {
+        return Ok(());
+    };
+    if !repair {
+        let reason = String::from_utf8_lossy(&bytes).trim().to_owned();
+        return Err(DirectoryError::Fenced { reason });
+    }
+    disk.remove_file(Path::new(FENCED_FILE))?;
+    Ok(disk.sync_dir(Path::new(""))?)
+}
+
+/// Leaves word, for the next start, that a sync failed. The disk itself is fenced by then, so
+/// this goes past it and may fail; then the broker's exit is the only word.
+pub(crate) fn leave_fence(root: &Path, reason: &str) {
+    if let Err(error) = std::fs::write(root.join(FENCED_FILE), format!("{reason}\n")) {
+        tracing::error!(%error, "the fence could not be written down");
+    }
+}
+
+fn write_identity(disk: &dyn Disk, identity: &Identity) -> Result<(), DirectoryError> {
+    let file = IdentityFile {
+        magic: MAGIC.to_owned(),
+        version: VERSION,
+        cluster_id: identity.cluster.to_string(),
+        broker_id: identity.broker.0,
+        directory_id: identity.directory.to_string(),
+    };
+    let mut bytes = serde_json::to_vec_pretty(&file)
+        .map_err(|error| DirectoryError::NotOurs { reason: error.to_string() })?;
+    bytes.push(b'\n');
+    Ok(replace_file(disk, Path::new(IDENTITY_FILE), bytes.into())?)
+}
+
+fn parse_id<T: FromStr>(text: &str) -> Result<T, DirectoryError>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse()
+        .map_err(|error: T::Err| DirectoryError::NotOurs { reason: format!("`{text}`: {error}") })
+}

@@ -1,0 +1,247 @@
+//! A partition as the rest of the broker sees it: a lock held for short, synchronous sections, and
+//! a watch by which sessions and subscriptions learn how far the partition has come.
+
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use bytes::BytesMut;
+use millstream_env::clock::Clock;
+use millstream_env::disk::{Completions, DiskError, DiskResult, FileId, OpToken};
+use millstream_log::{Cursor, LogError, ReadError, ReadPlan};
+use millstream_partition::{Partition, PartitionConfig, Placed};
+use millstream_service::ServiceError;
+use millstream_types::limits::BATCH_BYTES_MAX;
+use millstream_types::{ErrorCode, LeaderEpoch, Offset, TopicPartition};
+use millstream_wire::batch::IncomingBatch;
+use tokio::sync::watch;
+
+use crate::fence::Fence;
+
+/// How far a partition has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// The first offset kept.
+    pub(crate) start: Offset,
+    /// What consumers may read up to.
+    pub(crate) high_watermark: Offset,
+    /// What the leader itself has written.
+    pub(crate) written: Offset,
+    /// Why the partition serves nobody, if it does not.
+    pub(crate) stopped: Option<ServiceError>,
+}
+
+/// What is behind the lock.
+#[derive(Debug)]
+enum State {
+    Open(Box<Partition>),
+    /// Deleted, shut down, or damaged; the error says which.
+    Stopped(ServiceError),
+}
+
+/// One partition that this broker leads.
+#[derive(Debug)]
+pub(crate) struct PartitionHandle {
+    id: TopicPartition,
+    state: Mutex<State>,
+    progress: watch::Sender<Progress>,
+    clock: Arc<dyn Clock>,
+    fence: Fence,
+}
+
+/// Passes the disk's completions to a partition that is opened only after its log needs them.
+#[derive(Debug, Default)]
+pub(crate) struct CompletionRelay {
+    target: OnceLock<Weak<PartitionHandle>>,
+}
+
+impl Completions for CompletionRelay {
+    fn complete(&self, file: FileId, token: OpToken, result: DiskResult<()>) {
+        if let Some(handle) = self.target.get().and_then(Weak::upgrade) {
+            handle.complete(file, token, result);
+        }
+    }
+}
+
+impl PartitionHandle {
+    /// Wraps an open partition; `relay` is what it was opened with.
+    pub(crate) fn open(
+        id: TopicPartition,
+        partition: Partition,
+        relay: &CompletionRelay,
+        clock: Arc<dyn Clock>,
+        fence: Fence,
+    ) -> Arc<Self> {
+        let progress = progress_of(&partition);
+        let handle = Self::new(id, State::Open(Box::new(partition)), progress, clock, fence);
+        // The relay is fresh: nobody else sets it.
+        let _set = relay.target.set(Arc::downgrade(&handle));
+        handle
+    }
+
+    /// Stands for a partition that could not be opened; every use of it gets `error`.
+    pub(crate) fn stopped(
+        id: TopicPartition,
+        error: ServiceError,
+        clock: Arc<dyn Clock>,
+        fence: Fence,
+    ) -> Arc<Self> {
+        let progress = Progress {
+            start: Offset::ZERO,
+            high_watermark: Offset::ZERO,
+            written: Offset::ZERO,
+            stopped: Some(error.clone()),
+        };
+        Self::new(id, State::Stopped(error), progress, clock, fence)
+    }
+
+    fn new(
+        id: TopicPartition,
+        state: State,
+        progress: Progress,
+        clock: Arc<dyn Clock>,
+        fence: Fence,
+    ) -> Arc<Self> {
+        let (progress, _) = watch::channel(progress);
+        Arc::new(Self { id, state: Mutex::new(state), progress, clock, fence })
+    }
+
+    /// Follows the partition's progress.
+    pub(crate) fn watch(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// Waits until all that recovery found is committed, or the partition stops.
+    pub(crate) async fn settled(&self) {
+        let Ok(end) = self.with(|partition| partition.positions().end) else { return };
+        let mut progress = self.watch();
+        // An error means that the partition is gone; then nobody waits for it.
+        let _gone = progress
+            .wait_for(|progress| progress.high_watermark >= end || progress.stopped.is_some())
+            .await;
+    }
+
+    /// Takes a batch as it came from a producer.
+    pub(crate) fn append(&self, bytes: BytesMut) -> Result<Placed, ServiceError> {
+        // The CRC is taken before the lock: it is the costly part and needs nothing behind it.
+        let batch = IncomingBatch::validate(bytes, BATCH_BYTES_MAX)
+            .map_err(|error| ServiceError::new(error.code(), error.to_string()))?;
+        let now = self.clock.wall();
+        self.with_open(|partition| {
+            partition.append(now, batch).map_err(|error| {
+                if let Some(failed) = error.disk() {
+                    self.note(failed);
+                }
+                ServiceError::new(error.code(), error.to_string())
+            })
+        })?
+    }
+
+    /// Plans a read of committed batches.
+    pub(crate) fn read(&self, from: Cursor, max_bytes: usize) -> Result<ReadPlan, ServiceError> {
+        self.with(|partition| partition.read(from, max_bytes).map_err(|e| read_error(&e)))?
+    }
+
+    /// The epoch in which this broker leads the partition.
+    pub(crate) fn leading(&self) -> Result<LeaderEpoch, ServiceError> {
+        let not_leader =
+            || ServiceError::new(ErrorCode::NotLeader, "this broker does not lead the partition");
+        self.with(|partition| partition.leading().ok_or_else(not_leader))?
+    }
+
+    /// Looks at the partition.
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&Partition) -> T) -> Result<T, ServiceError> {
+        match &*self.lock() {
+            State::Open(partition) => Ok(look(partition)),
+            State::Stopped(error) => Err(error.clone()),
+        }
+    }
+
+    /// Rolls, applies retention, forgets idle producers.
+    pub(crate) fn maintain(&self) -> Result<(), ServiceError> {
+        let now = self.clock.wall();
+        self.with_open(|partition| {
+            if let Err(error) = partition.maintain(now) {
+                self.note(&error);
+            }
+        })
+    }
+
+    /// Takes up changed settings.
+    pub(crate) fn configure(&self, config: PartitionConfig) {
+        // A stopped partition has nothing to configure.
+        let _stopped = self.with_open(|partition| partition.configure(config));
+    }
+
+    /// Ends the partition's life on this broker: sessions and subscriptions get `error`. The log
+    /// is closed so that its next opening knows how far it was durable.
+    pub(crate) fn stop(&self, error: ServiceError) {
+        let before = std::mem::replace(&mut *self.lock(), State::Stopped(error.clone()));
+        if let State::Open(partition) = before {
+            partition.close();
+        }
+        self.progress.send_modify(|progress| progress.stopped = Some(error));
+    }
+
+    fn complete(&self, file: FileId, token: OpToken, result: DiskResult<()>) {
+        let now = self.clock.wall();
+        // After a stop there is nobody to tell.
+        let _stopped = self.with_open(|partition| {
+            if let Err(error) = partition.complete(now, file, token, result) {
+                self.note(&error);
+            }
+        });
+    }
+
+    /// Changes the partition, then publishes how far it has come.
+    fn with_open<T>(&self, act: impl FnOnce(&mut Partition) -> T) -> Result<T, ServiceError> {
+        let mut state = self.lock();
+        let partition = match &mut *state {
+            State::Open(partition) => partition,
+            State::Stopped(error) => return Err(error.clone()),
+        };
+        let result = act(partition);
+        let now = progress_of(partition);
+        // Published under the lock, so that progress is seen in order.
+        self.progress.send_if_modified(|before| {
+            let moved = *before != now;
+            if moved {
+                *before = now;
+            }
+            moved
+        });
+        Ok(result)
+    }
+
+    /// Logs a failure of the disk's, and stops the broker if the disk is fenced.
+    fn note(&self, error: &LogError) {
+        tracing::error!(partition = %self.id, %error, "the disk failed");
+        if let DiskError::Fenced(reason) = &error.source {
+            self.fence.raise(reason);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic in a section leaves the partition as it was before the step that failed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn progress_of(partition: &Partition) -> Progress {
+    let positions = partition.positions();
+    Progress {
+        start: positions.start,
+        high_watermark: positions.high_watermark,
+        written: positions.written,
+        stopped: None,
+    }
+}
+
+/// A failed read as the client sees it.
+pub(crate) fn read_error(error: &ReadError) -> ServiceError {
+    let code = match error {
+        ReadError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+        ReadError::Corrupt(_) => ErrorCode::StorageFenced,
+        ReadError::Disk(_) => ErrorCode::Internal,
+    };
+    ServiceError::new(code, error.to_string())
+}

@@ -1,0 +1,68 @@
+//! Which partition a record goes to, exactly as Java's Kafka client places it, so that both
+//! kinds of producer put a key into the same partition.
+
+/// MurmurHash2 as Kafka's `Utils.murmur2` has it.
+#[must_use]
+pub(super) fn murmur2(data: &[u8]) -> u32 {
+    const SEED: u32 = 0x9747_b28c;
+    const M: u32 = 0x5bd1_e995;
+    // Java's array lengths fit 31 bits; a key is bounded by the batch, far below that.
+    let mut hash = SEED ^ u32::try_from(data.len()).unwrap_or(u32::MAX);
+    let (words, tail) = data.as_chunks::<4>();
+    for word in words {
+        let mut k = u32::from_le_bytes(*word).wrapping_mul(M);
+        k ^= k >> 24;
+        hash = hash.wrapping_mul(M) ^ k.wrapping_mul(M);
+    }
+    if !tail.is_empty() {
+        for (index, byte) in tail.iter().enumerate() {
+            hash ^= u32::from(*byte) << (8 * index);
+        }
+        hash = hash.wrapping_mul(M);
+    }
+    hash ^= hash >> 13;
+    hash = hash.wrapping_mul(M);
+    hash ^ (hash >> 15)
+}
+
+/// The partition of a record with a key: `toPositive(murmur2(key)) % partitions`.
+///
+/// # Panics
+/// When `partitions` is 0.
+#[must_use]
+pub(super) fn partition_for_key(key: &[u8], partitions: u32) -> u32 {
+    (murmur2(key) & 0x7fff_ffff) % partitions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The vectors of Kafka's `UtilsTest.testMurmur2`.
+    const GOLDEN: [(&[u8], i32); 6] = [
+        (b"21", -973_932_308),
+        (b"foobar", -790_332_482),
+        (b"a-little-bit-long-string", -985_981_536),
+        (b"a-little-bit-longer-string", -1_486_304_829),
+        (b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
+        (b"abc", 479_470_107),
+    ];
+
+    #[test]
+    fn murmur2_is_kafkas() {
+        for (key, hash) in GOLDEN {
+            assert_eq!(murmur2(key).cast_signed(), hash, "{key:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_goes_where_java_puts_it() {
+        // toPositive clears the sign bit, it does not negate.
+        assert_eq!(
+            partition_for_key(b"21", 6),
+            (-973_932_308_i32 & 0x7fff_ffff).cast_unsigned() % 6
+        );
+        assert_eq!(partition_for_key(b"abc", 6), 479_470_107 % 6);
+        assert_eq!(partition_for_key(b"abc", 1), 0);
+    }
+}

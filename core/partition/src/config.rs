@@ -1,0 +1,50 @@
+//! What a partition is told by its topic's config.
+
+use millstream_log::LogConfig;
+use millstream_replica::ReplicaConfig;
+use millstream_types::TimestampMs;
+use millstream_types::limits::TIMESTAMP_MS_MAX;
+use millstream_wire::batch::BatchHeader;
+
+/// Whose clock stamps records, and how far a producer's may be off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimestampPolicy {
+    /// The producer's, within these distances of the broker's.
+    CreateTime {
+        /// How far behind a record may be, in milliseconds.
+        before_max_ms: u64,
+        /// How far ahead a record may be, in milliseconds.
+        after_max_ms: u64,
+    },
+    /// The broker's, written into the batch as it is appended.
+    LogAppendTime,
+}
+
+impl TimestampPolicy {
+    /// Whether a batch's timestamps may stand at `now`.
+    pub(crate) fn admits(self, header: &BatchHeader, now: TimestampMs) -> bool {
+        let Self::CreateTime { before_max_ms, after_max_ms } = self else {
+            return true;
+        };
+        header.max_timestamp.0 <= TIMESTAMP_MS_MAX
+            && header.max_timestamp.since_ms(now) <= after_max_ms
+            && (header.max_timestamp == TimestampMs::NONE
+                || now.since_ms(header.max_timestamp) <= before_max_ms)
+    }
+}
+
+/// A partition's settings.
+#[derive(Debug, Clone, Copy)]
+pub struct PartitionConfig {
+    /// Segments, index and retention.
+    pub log: LogConfig,
+    /// Durability and the in-sync set.
+    pub replica: ReplicaConfig,
+    /// Timestamps.
+    pub timestamps: TimestampPolicy,
+    /// The largest batch taken, header included, in bytes (`max.message.bytes`).
+    pub batch_bytes_max: usize,
+    /// An idempotent producer that appends nothing for so long is forgotten, in milliseconds
+    /// (Kafka's `producer.id.expiration.ms`).
+    pub producer_expiration_ms: u64,
+}

@@ -1,0 +1,350 @@
+//! The partition: takes batches, completions and the time; moves replica and log together.
+
+use std::path::PathBuf;
+
+use millstream_env::disk::{DiskError, DiskResult, FileId, OpToken};
+use millstream_log::{
+    Context, Cursor, LogError, OpenError, PartitionLog, ReadError, ReadPlan, Replay,
+};
+use millstream_replica::{
+    Action, Admission, Durability, Input, Positions, ProducerTable, Refusal, Replica, SnapshotError,
+};
+use millstream_types::{ErrorCode, LeaderEpoch, Offset, TimestampMs};
+use millstream_wire::batch::{BatchError, IncomingBatch};
+
+use crate::config::{PartitionConfig, TimestampPolicy};
+
+/// Where a batch went. It may be acknowledged once the high watermark has reached `next_offset`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// The offset of its first record.
+    pub base_offset: Offset,
+    /// The offset after its last record.
+    pub next_offset: Offset,
+    /// The timestamp that the broker gave its records, on topics that take the broker's.
+    pub append_time: Option<TimestampMs>,
+    /// Whether it was in the log already.
+    pub duplicate: bool,
+}
+
+/// Why a batch was not taken.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AppendError {
+    /// The batch itself is at fault.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// It is of a kind that only brokers write, or that is not supported.
+    #[error("{0}")]
+    Unsupported(&'static str),
+    /// Its timestamps are too far from the broker's clock, or cannot be kept.
+    #[error("timestamp {timestamp} is out of the topic's range around the broker's time {now}")]
+    Timestamp {
+        /// The batch's largest timestamp.
+        timestamp: TimestampMs,
+        /// The broker's clock.
+        now: TimestampMs,
+    },
+    /// The replica refuses it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The log cannot take it. After [`millstream_log::AppendError::Failed`] it takes nothing more
+    /// and the batch may be in it.
+    #[error(transparent)]
+    Log(#[from] millstream_log::AppendError),
+}
+
+/// Why a partition cannot be opened.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RecoverError {
+    /// The log cannot be opened.
+    #[error(transparent)]
+    Log(#[from] OpenError),
+    /// What the log says of its producers cannot be read.
+    #[error("{}: {source}", dir.display())]
+    Producers {
+        /// The log's directory.
+        dir: PathBuf,
+        /// What is wrong.
+        source: SnapshotError,
+    },
+}
+
+impl AppendError {
+    /// The code that the producer gets.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Batch(error) => error.code(),
+            Self::Unsupported(_) => ErrorCode::UnsupportedBatch,
+            Self::Timestamp { .. } => ErrorCode::InvalidTimestamp,
+            Self::Refused(refusal) => refusal.code(),
+            Self::Log(error) => match error {
+                millstream_log::AppendError::NoSpace => ErrorCode::NoSpace,
+                millstream_log::AppendError::Failed(_) => ErrorCode::StorageFenced,
+                millstream_log::AppendError::OffsetMismatch { .. }
+                | millstream_log::AppendError::OlderEpoch { .. }
+                | millstream_log::AppendError::SegmentFull => ErrorCode::Internal,
+            },
+        }
+    }
+
+    /// The disk's failure behind it, if that is what it is.
+    #[must_use]
+    pub const fn disk(&self) -> Option<&LogError> {
+        match self {
+            Self::Log(millstream_log::AppendError::Failed(error)) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<LogError> for AppendError {
+    fn from(error: LogError) -> Self {
+        Self::Log(error.into())
+    }
+}
+
+/// One partition on one broker.
+#[derive(Debug)]
+pub struct Partition {
+    config: PartitionConfig,
+    replica: Replica,
+    log: PartitionLog,
+    /// Reused between steps; empty between calls.
+    actions: Vec<Action>,
+    /// The log's end when it was last maintained: one that has not moved is idle.
+    end_at_maintenance: Offset,
+}
+
+impl Partition {
+    /// Opens the partition's log, recovering whatever a crash left. The partition leads nothing
+    /// until [`Partition::lead`], and what was found beyond the last durable mark commits with the
+    /// sync that this submits. Blocks. `config.log` overrides the context's.
+    ///
+    /// # Errors
+    /// [`RecoverError`]; a damaged log is an error that names the file, never an empty log.
+    pub fn open(
+        context: Context,
+        config: PartitionConfig,
+        now: TimestampMs,
+    ) -> Result<Self, RecoverError> {
+        let mut producers = Ok(ProducerTable::default());
+        let mut replay = |event: Replay<'_>| match event {
+            Replay::ProducerSnapshot(bytes) => producers = ProducerTable::from_snapshot(&bytes),
+            Replay::Batch(header) => {
+                if let Ok(table) = &mut producers {
+                    table.stored(header, now);
+                }
+            }
+        };
+        let dir = context.dir.clone();
+        let log = PartitionLog::open(Context { config: config.log, ..context }, now, &mut replay)?;
+        let producers = producers.map_err(|source| RecoverError::Producers { dir, source })?;
+        let recovered = Positions {
+            start: log.start(),
+            high_watermark: log.start(),
+            durable: log.durable_end(),
+            written: log.written_end(),
+            end: log.end(),
+        };
+        let replica = Replica::new(config.replica, recovered, producers);
+        Ok(Self { config, replica, log, actions: Vec::new(), end_at_maintenance: Offset::MAX })
+    }
+
+    /// Takes up the partition's leadership.
+    pub fn lead(&mut self, now: TimestampMs, epoch: LeaderEpoch) {
+        let mut actions = std::mem::take(&mut self.actions);
+        self.replica.step(now, Input::Lead { epoch }, &mut actions);
+        actions.clear();
+        self.actions = actions;
+    }
+
+    /// Gives a batch its place and hands it to the log. It is acknowledged when the high watermark
+    /// passes it. The batch's bytes were checked before, outside any lock.
+    ///
+    /// # Errors
+    /// [`AppendError`]; nothing of the batch is then in the log, unless the log has failed.
+    pub fn append(
+        &mut self,
+        now: TimestampMs,
+        mut batch: IncomingBatch,
+    ) -> Result<Placed, AppendError> {
+        let (bytes, max) = (batch.header().total_bytes(), self.config.batch_bytes_max);
+        if bytes > max {
+            return Err(BatchError::TooLarge { bytes, max }.into());
+        }
+        let attributes = batch.header().attributes;
+        if attributes.is_control() {
+            return Err(AppendError::Unsupported("control batches are the brokers' own"));
+        }
+        if attributes.is_transactional() {
+            return Err(AppendError::Unsupported("transactions are not supported yet"));
+        }
+        if !self.config.timestamps.admits(batch.header(), now) {
+            return Err(AppendError::Timestamp { timestamp: batch.header().max_timestamp, now });
+        }
+        let (base_offset, epoch) = match self.replica.admit(batch.header())? {
+            Admission::Place { base_offset, epoch } => (base_offset, epoch),
+            Admission::Duplicate { base_offset, next_offset } => {
+                return Ok(Placed { base_offset, next_offset, append_time: None, duplicate: true });
+            }
+        };
+        let append_time = match self.config.timestamps {
+            TimestampPolicy::CreateTime { .. } => None,
+            TimestampPolicy::LogAppendTime => {
+                batch.set_log_append_time(now);
+                Some(now)
+            }
+        };
+        let batch = batch.assign(base_offset, epoch);
+        let header = *batch.header();
+        if self.log.needs_roll(now, header.total_bytes()) {
+            self.roll()?;
+            self.observe(now)?;
+        }
+        self.log.append(now, batch)?;
+        self.drive(now, Input::Stored { header: &header })?;
+        self.observe(now)?;
+        let next_offset = header.next_offset();
+        Ok(Placed { base_offset, next_offset, append_time, duplicate: false })
+    }
+
+    /// Applies a completion of the disk's.
+    ///
+    /// # Errors
+    /// [`LogError`] when the operation failed; the log then takes nothing more.
+    pub fn complete(
+        &mut self,
+        now: TimestampMs,
+        file: FileId,
+        token: OpToken,
+        result: DiskResult<()>,
+    ) -> Result<(), LogError> {
+        self.log.complete(file, token, result)?;
+        self.observe(now)
+    }
+
+    /// Where the partition stands.
+    #[must_use]
+    pub const fn positions(&self) -> Positions {
+        self.replica.positions()
+    }
+
+    /// The epoch of the current leadership, if this broker leads.
+    #[must_use]
+    pub const fn leading(&self) -> Option<LeaderEpoch> {
+        self.replica.leading()
+    }
+
+    /// Plans a read of committed batches, from `from` up to the high watermark.
+    ///
+    /// # Errors
+    /// [`ReadError`]: the offset lies outside what is kept, or the log is damaged.
+    pub fn read(&self, from: Cursor, max_bytes: usize) -> Result<ReadPlan, ReadError> {
+        self.log.read(from, self.replica.positions().high_watermark, max_bytes)
+    }
+
+    /// The log, for what only looks at it.
+    #[must_use]
+    pub const fn log(&self) -> &PartitionLog {
+        &self.log
+    }
+
+    /// The largest batch taken, in bytes.
+    #[must_use]
+    pub const fn batch_bytes_max(&self) -> usize {
+        self.config.batch_bytes_max
+    }
+
+    /// What time alone brings about: a segment old enough is sealed, records past retention go,
+    /// producers idle too long are forgotten, and the memory that serves the tail is let go if
+    /// nothing was appended since the last call.
+    ///
+    /// # Errors
+    /// [`LogError`] from the disk.
+    pub fn maintain(&mut self, now: TimestampMs) -> Result<(), LogError> {
+        let expiration = i64::try_from(self.config.producer_expiration_ms).unwrap_or(i64::MAX);
+        self.replica.expire_producers(TimestampMs(now.0.saturating_sub(expiration)));
+        if self.log.needs_roll(now, 0) {
+            self.roll()?;
+            self.observe(now)?;
+        }
+        let end = self.log.end();
+        if std::mem::replace(&mut self.end_at_maintenance, end) == end {
+            self.log.drop_tail();
+        }
+        let limit = self.replica.positions().high_watermark;
+        self.log.apply_retention(now, limit)?;
+        self.observe(now)?;
+        let start = self.log.start();
+        self.drive(now, Input::Trimmed { start })
+    }
+
+    /// Takes up changed settings. The log's take effect with its next batch or segment.
+    pub fn configure(&mut self, config: PartitionConfig) {
+        self.log.set_config(config.log);
+        self.replica.configure(config.replica);
+        self.config = config;
+    }
+
+    /// Ends the partition's use, writing down how far its log is durable, so that the next start
+    /// can tell damage from a torn tail to the last byte. For full effect the partition is idle.
+    pub fn close(self) {
+        self.log.close();
+    }
+
+    /// Whether operations on the disk are under way.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let positions = self.replica.positions();
+        let synced = self.config.replica.durability == Durability::Replicated
+            || positions.durable == positions.end;
+        synced && positions.written == positions.end
+    }
+
+    fn roll(&mut self) -> Result<(), LogError> {
+        let snapshot = self.replica.producers().to_snapshot();
+        self.log.roll(snapshot.into())
+    }
+
+    /// Tells the replica how far the log has come, until nothing moves any more: a disk may be done
+    /// with a sync within the call that submits it, and then no completion follows.
+    fn observe(&mut self, now: TimestampMs) -> Result<(), LogError> {
+        loop {
+            let (written, durable) = (self.log.written_end(), self.log.durable_end());
+            let before = self.replica.positions();
+            if written > before.written {
+                self.drive(now, Input::Written { end: written })?;
+            }
+            if durable > before.durable {
+                self.drive(now, Input::Synced { end: durable })?;
+            }
+            // Batches that came while a sync was under way wait for the next.
+            let behind = durable < written;
+            let syncs = self.config.replica.durability == Durability::Fsync;
+            let started = behind && syncs && self.log.sync()?;
+            let moved = (self.log.written_end(), self.log.durable_end()) != (written, durable);
+            if !started && !moved {
+                return Ok(());
+            }
+        }
+    }
+
+    fn drive(&mut self, now: TimestampMs, input: Input<'_>) -> Result<(), LogError> {
+        let mut actions = std::mem::take(&mut self.actions);
+        self.replica.step(now, input, &mut actions);
+        let sync = actions.contains(&Action::Sync);
+        actions.clear();
+        self.actions = actions;
+        if sync {
+            self.log.sync()?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether an error of the disk's means that the broker must stop.
+#[must_use]
+pub const fn is_fence(error: &DiskError) -> bool {
+    matches!(error, DiskError::Fenced(_))
+}
