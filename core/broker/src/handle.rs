@@ -48,14 +48,38 @@ pub(crate) struct PartitionHandle {
     fence: Fence,
 }
 
-/// Passes the disk's completions to a partition that is opened only after its log needs them.
+/// Passes the disk's completions to a partition whose log needs them before it is open itself:
+/// recovery submits a sync, which may complete at once.
 #[derive(Debug, Default)]
 pub(crate) struct CompletionRelay {
     target: OnceLock<Weak<PartitionHandle>>,
+    /// What completed before there was a target. A log submits one sync for each of its unsealed
+    /// segments while it is opened, so this stays short.
+    early: Mutex<Vec<(FileId, OpToken, DiskResult<()>)>>,
+}
+
+impl CompletionRelay {
+    /// Delivers what has completed so far, and from now on everything.
+    fn attach(&self, handle: &Arc<PartitionHandle>) {
+        let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
+        // The relay is fresh: nobody else sets it.
+        let _set = self.target.set(Arc::downgrade(handle));
+        for (file, token, result) in early.drain(..) {
+            handle.complete(file, token, result);
+        }
+    }
 }
 
 impl Completions for CompletionRelay {
     fn complete(&self, file: FileId, token: OpToken, result: DiskResult<()>) {
+        if self.target.get().is_none() {
+            let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
+            // Looked at again under the lock under which it is set.
+            if self.target.get().is_none() {
+                early.push((file, token, result));
+                return;
+            }
+        }
         if let Some(handle) = self.target.get().and_then(Weak::upgrade) {
             handle.complete(file, token, result);
         }
@@ -73,8 +97,7 @@ impl PartitionHandle {
     ) -> Arc<Self> {
         let progress = progress_of(&partition);
         let handle = Self::new(id, State::Open(Box::new(partition)), progress, clock, fence);
-        // The relay is fresh: nobody else sets it.
-        let _set = relay.target.set(Arc::downgrade(&handle));
+        relay.attach(&handle);
         handle
     }
 

@@ -249,6 +249,8 @@ impl Input<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::testing::header;
 
@@ -323,5 +325,80 @@ mod tests {
             \0\0\0\0\0\0\0\x07\0\x02\0\0\0\0\0\0\x03\xe8\x01\
             \0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x0a";
         assert_eq!(bytes, golden);
+    }
+
+    /// Everything that was ever stored, and the rules read off it one by one.
+    #[derive(Default)]
+    struct Model(Vec<BatchHeader>);
+
+    impl Model {
+        fn admit(&self, header: &BatchHeader) -> Result<Recognised, Refusal> {
+            let producer = header.producer_id;
+            let all: Vec<_> = self.0.iter().filter(|old| old.producer_id == producer).collect();
+            let Some(newest) = all.last() else {
+                let first = header.base_sequence == 0;
+                let refusal = Refusal::UnknownProducer { producer };
+                return if first { Ok(Recognised::New) } else { Err(refusal) };
+            };
+            let (epoch, current) = (header.producer_epoch, newest.producer_epoch);
+            if epoch < current {
+                return Err(Refusal::FencedProducer { producer, epoch, current });
+            }
+            let same: Vec<_> = all.iter().filter(|old| old.producer_epoch == epoch).collect();
+            let again = same.iter().rev().take(PRODUCER_BATCHES_KEPT).find(|old| {
+                (old.base_sequence, old.record_count) == (header.base_sequence, header.record_count)
+            });
+            if let Some(old) = again {
+                let (base_offset, next_offset) = (old.base_offset, old.next_offset());
+                return Ok(Recognised::Before { base_offset, next_offset });
+            }
+            let expected = same.last().map_or(0, |last| sequence_after(last.last_sequence()));
+            let found = header.base_sequence;
+            let refusal = Refusal::OutOfOrderSequence { producer, expected, found };
+            if found == expected { Ok(Recognised::New) } else { Err(refusal) }
+        }
+    }
+
+    /// A batch as some producer might send it: the next one, one sent before, or any.
+    fn sent() -> impl Strategy<Value = (i64, i16, u32, Option<usize>, i32)> {
+        (0..3i64, 0..3i16, 1..4u32, proptest::option::of(0..8usize), -1..12i32)
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_does_as_the_model(batches in proptest::collection::vec(sent(), 1..200)) {
+            let (mut table, mut model) = (ProducerTable::default(), Model::default());
+            let mut next = Offset::ZERO;
+            for (id, epoch, count, back, sequence) in batches {
+                let own = |old: &&BatchHeader| old.producer_id.0 == id;
+                let earlier = back.and_then(|back| model.0.iter().rev().filter(own).nth(back));
+                let newest = model.0.iter().rev().find(own);
+                let header = match (earlier, newest) {
+                    (Some(old), _) => BatchHeader { base_offset: next, ..*old },
+                    (None, Some(old)) if sequence < 0 => {
+                        let sequence = sequence_after(old.last_sequence());
+                        header(next, count, id, old.producer_epoch.0, sequence)
+                    }
+                    _ => header(next, count, id, epoch, sequence.max(0)),
+                };
+                let said = table.admit(&header);
+                prop_assert_eq!(said, model.admit(&header));
+                if said == Ok(Recognised::New) {
+                    table.stored(&header, TimestampMs(1));
+                    next = header.next_offset();
+                    model.0.push(header);
+                }
+                let read = ProducerTable::from_snapshot(&table.to_snapshot());
+                prop_assert_eq!(read.as_ref(), Ok(&table));
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_snapshot_or_an_error(bytes: Vec<u8>, cut in 0..200usize) {
+            let _neither_panics = ProducerTable::from_snapshot(&bytes);
+            let whole = table(&[(7, 0, 0, 10), (8, 1, 0, 3), (7, 0, 10, 2)]).to_snapshot();
+            let cut = cut.min(whole.len() - 1);
+            prop_assert!(ProducerTable::from_snapshot(&whole[..cut]).is_err());
+        }
     }
 }

@@ -314,6 +314,8 @@ impl Replica {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::testing::header;
 
@@ -323,7 +325,7 @@ mod tests {
 
     fn leader(durability: Durability) -> Replica {
         let mut replica =
-            Replica::new(config(durability), Offset::ZERO, Offset::ZERO, ProducerTable::default());
+            Replica::new(config(durability), Positions::default(), ProducerTable::default());
         assert!(step(&mut replica, Input::Lead { epoch: LeaderEpoch(4) }).is_empty());
         replica
     }
@@ -360,8 +362,9 @@ mod tests {
     #[test]
     fn a_replica_that_does_not_lead_appends_and_commits_nothing() {
         let end = Offset::ZERO.plus(5);
+        let recovered = Positions { durable: end, written: end, end, ..Positions::default() };
         let mut replica =
-            Replica::new(config(Durability::Fsync), Offset::ZERO, end, ProducerTable::default());
+            Replica::new(config(Durability::Fsync), recovered, ProducerTable::default());
         let batch = header(Offset::ZERO, 10, 7, 0, 0);
         assert_eq!(replica.admit(&batch), Err(Refusal::NotLeader));
         assert_eq!(replica.positions().high_watermark, Offset::ZERO);
@@ -386,5 +389,90 @@ mod tests {
         let answer =
             Admission::Duplicate { base_offset: Offset::ZERO, next_offset: Offset::ZERO.plus(10) };
         assert_eq!(replica.admit(&batch), Ok(answer));
+    }
+
+    /// What may happen next; numbers are parts of what there is, in 256ths.
+    #[derive(Debug, Clone)]
+    enum Event {
+        Append { producer: i64, records: u32, sequence: i32 },
+        Write(u8),
+        Sync(u8),
+        Trim(u8),
+        Lead,
+        Require(usize),
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        let append = (-1..3i64, 1..6u32, 0..6i32).prop_map(|(producer, records, sequence)| {
+            Event::Append { producer, records, sequence }
+        });
+        prop_oneof![
+            4 => append,
+            3 => any::<u8>().prop_map(Event::Write),
+            3 => any::<u8>().prop_map(Event::Sync),
+            1 => any::<u8>().prop_map(Event::Trim),
+            1 => Just(Event::Lead),
+            1 => (1..3usize).prop_map(Event::Require),
+        ]
+    }
+
+    fn part(from: Offset, to: Offset, of_256: u8) -> Offset {
+        from.plus(to.since(from) * (u64::from(of_256) + 1) / 256)
+    }
+
+    proptest! {
+        #[test]
+        fn positions_stand_in_order_and_commits_only_rise(
+            events in proptest::collection::vec(event(), 1..200),
+            fsync: bool,
+        ) {
+            let durability = if fsync { Durability::Fsync } else { Durability::Replicated };
+            let producers = ProducerTable::default();
+            let mut replica = Replica::new(config(durability), Positions::default(), producers);
+            for (epoch, event) in (0..).zip(events) {
+                let before = replica.positions();
+                let actions = match event {
+                    Event::Append { producer, records, sequence } => {
+                        let header = header(before.end, records, producer, 0, sequence);
+                        match replica.admit(&header) {
+                            Ok(Admission::Place { base_offset, .. }) => {
+                                prop_assert_eq!(base_offset, before.end);
+                                step(&mut replica, Input::Stored { header: &header })
+                            }
+                            Ok(Admission::Duplicate { next_offset, .. }) => {
+                                prop_assert!(next_offset <= before.end);
+                                Vec::new()
+                            }
+                            Err(_) => Vec::new(),
+                        }
+                    }
+                    Event::Write(of_256) => {
+                        let end = part(before.written, before.end, of_256);
+                        step(&mut replica, Input::Written { end })
+                    }
+                    Event::Sync(of_256) => {
+                        let end = part(before.durable, before.written, of_256);
+                        step(&mut replica, Input::Synced { end })
+                    }
+                    Event::Trim(of_256) => {
+                        let start = part(before.start, before.high_watermark, of_256);
+                        step(&mut replica, Input::Trimmed { start })
+                    }
+                    Event::Lead => step(&mut replica, Input::Lead { epoch: LeaderEpoch(epoch) }),
+                    Event::Require(min_in_sync) => {
+                        replica.configure(ReplicaConfig { min_in_sync, ..config(durability) });
+                        Vec::new()
+                    }
+                };
+                let now = replica.positions();
+                prop_assert_eq!(now.check(durability), None);
+                prop_assert!(now.high_watermark >= before.high_watermark);
+                let commit = Action::Commit { high_watermark: now.high_watermark };
+                let moved = now.high_watermark > before.high_watermark;
+                prop_assert_eq!(actions.contains(&commit), moved);
+                let is_commit = |action: &&Action| matches!(action, Action::Commit { .. });
+                prop_assert!(actions.iter().filter(is_commit).count() <= 1);
+            }
+        }
     }
 }

@@ -1,0 +1,141 @@
+//! A partition on a simulated disk: what it refuses, and that it commits whatever the disk does at
+//! once or later. The simulator (`core/sim`) does the rest.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use bytes::{Bytes, BytesMut};
+use millstream_env::disk::{Completions, DiskResult, FileId, OpToken, SimDisk, SimDiskConfig};
+use millstream_log::{Context, LogConfig, LogShared, ReadPlan, SharedLimits};
+use millstream_partition::{AppendError, Partition, PartitionConfig, TimestampPolicy};
+use millstream_replica::{Durability, ReplicaConfig};
+use millstream_types::{
+    BrokerId, LeaderEpoch, Offset, PartitionIndex, TimestampMs, TopicId, TopicPartition,
+};
+use millstream_wire::{Batch, BatchBuilder, BatchError, Codec, IncomingBatch, ProducerStamp};
+
+const NOW: TimestampMs = TimestampMs(1_600_000_000_000);
+
+#[derive(Debug, Default)]
+struct Mailbox(Mutex<VecDeque<(FileId, OpToken, DiskResult<()>)>>);
+
+impl Completions for Mailbox {
+    fn complete(&self, file: FileId, token: OpToken, result: DiskResult<()>) {
+        self.0.lock().unwrap().push_back((file, token, result));
+    }
+}
+
+struct Bench {
+    disk: Arc<SimDisk>,
+    mailbox: Arc<Mailbox>,
+    partition: Partition,
+}
+
+fn config(timestamps: TimestampPolicy) -> PartitionConfig {
+    PartitionConfig {
+        log: LogConfig { segment_bytes: 1000, ..LogConfig::default() },
+        replica: ReplicaConfig {
+            broker: BrokerId(1),
+            durability: Durability::Fsync,
+            min_in_sync: 1,
+        },
+        timestamps,
+        batch_bytes_max: 500,
+        producer_expiration_ms: 1000,
+    }
+}
+
+const CREATE_TIME: TimestampPolicy =
+    TimestampPolicy::CreateTime { before_max_ms: 1000, after_max_ms: 100 };
+
+fn bench(seed: u64, ready_per_cent: u8, config: PartitionConfig) -> Bench {
+    let disk_config = SimDiskConfig { ready_per_cent, ..SimDiskConfig::default() };
+    let disk = Arc::new(SimDisk::new(seed, disk_config));
+    let mailbox = Arc::new(Mailbox::default());
+    let context = Context {
+        disk: Arc::clone(&disk) as _,
+        dir: PathBuf::from("t/0"),
+        identity: TopicPartition {
+            topic: TopicId::from_bytes([1; 16]),
+            partition: PartitionIndex(0),
+        },
+        config: config.log,
+        completions: Arc::clone(&mailbox) as _,
+        shared: LogShared::new(SharedLimits::default()),
+    };
+    let mut partition = Partition::open(context, config, NOW).unwrap();
+    partition.lead(NOW, LeaderEpoch(1));
+    Bench { disk, mailbox, partition }
+}
+
+impl Bench {
+    fn settle(&mut self) {
+        loop {
+            self.disk.run_until_idle();
+            let Some((file, token, result)) = self.mailbox.0.lock().unwrap().pop_front() else {
+                return;
+            };
+            self.partition.complete(NOW, file, token, result).unwrap();
+        }
+    }
+}
+
+fn batch(at: TimestampMs, value_bytes: usize) -> IncomingBatch {
+    let mut builder = BatchBuilder::new(Codec::None, 0);
+    builder.append(at, None, Some(&vec![b'.'; value_bytes]), &[]).unwrap();
+    let bytes = BytesMut::from(&builder.build(ProducerStamp::NONE).unwrap()[..]);
+    IncomingBatch::validate(bytes, usize::MAX).unwrap()
+}
+
+/// A sync that ends within the submitting call has no completion: it must count all the same.
+#[test]
+fn everything_commits_whether_the_disk_is_done_at_once_or_later() {
+    for ready_per_cent in [0, 30, 70, 100] {
+        for seed in 0..50 {
+            let mut bench = bench(seed, ready_per_cent, config(CREATE_TIME));
+            for _ in 0..30 {
+                bench.partition.append(NOW, batch(NOW, 100)).unwrap();
+                if seed % 2 == 0 {
+                    bench.disk.step();
+                }
+            }
+            bench.settle();
+            bench.partition.maintain(NOW).unwrap();
+            bench.settle();
+            let (positions, log) = (bench.partition.positions(), bench.partition.log());
+            assert_eq!(positions.high_watermark, Offset::ZERO.plus(30));
+            assert_eq!((log.durable_end(), log.end()), (positions.durable, positions.end));
+            assert!(bench.partition.is_idle());
+        }
+    }
+}
+
+#[test]
+fn a_batch_out_of_time_or_too_large_is_refused_and_leaves_nothing() {
+    let mut bench = bench(1, 100, config(CREATE_TIME));
+    for at in [NOW.0 - 1001, NOW.0 + 101] {
+        let refused = bench.partition.append(NOW, batch(TimestampMs(at), 10));
+        assert!(matches!(refused, Err(AppendError::Timestamp { .. })), "{refused:?}");
+    }
+    let refused = bench.partition.append(NOW, batch(NOW, 500));
+    let too_large = matches!(refused, Err(AppendError::Batch(BatchError::TooLarge { .. })));
+    assert!(too_large, "{refused:?}");
+    assert_eq!(bench.partition.positions().end, Offset::ZERO);
+    for at in [NOW.0 - 1000, NOW.0 + 100] {
+        bench.partition.append(NOW, batch(TimestampMs(at), 10)).unwrap();
+    }
+}
+
+#[test]
+fn the_brokers_time_is_written_into_the_batch() {
+    let mut bench = bench(1, 100, config(TimestampPolicy::LogAppendTime));
+    let placed = bench.partition.append(NOW, batch(TimestampMs(5), 10)).unwrap();
+    assert_eq!(placed.append_time, Some(NOW));
+    let plan = bench.partition.read(Offset::ZERO.into(), usize::MAX).unwrap();
+    let ReadPlan::Memory { batches, .. } = plan else { unreachable!("{plan:?}") };
+    let bytes: &Bytes = batches.first().unwrap();
+    assert_eq!(Batch::validate(bytes.clone()).unwrap().header().max_timestamp, NOW);
+}

@@ -1,0 +1,302 @@
+//! The world of one run: the disk, the clock, a few partitions, their producers and consumers, and
+//! the loop in which the seed says what happens next.
+
+mod life;
+mod site;
+mod traffic;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_env::clock::{Clock, SimClock};
+use millstream_env::disk::{FaultPlan, SimDisk, SimDiskConfig};
+use millstream_env::rng::Rng;
+use millstream_types::{Offset, TimestampMs};
+
+use crate::invariants::{Checked, Violation, progress};
+use crate::profile::Profile;
+use crate::trace::Trace;
+use site::Site;
+
+/// When simulated time begins: 1 September 2020.
+const START_MS: i64 = 1_598_918_400_000;
+
+/// What a run is asked to do besides its seed and profile.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// How many events are drawn.
+    pub steps: u64,
+    /// What is broken on purpose, to see that the oracle notices.
+    pub sabotage: Option<Sabotage>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { steps: 1500, sabotage: None }
+    }
+}
+
+/// A broker that breaks a promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Acknowledges what is written but not committed.
+    AckWritten,
+    /// Shows consumers what is written but not committed.
+    ShowWritten,
+    /// Forgets idempotent producers as soon as they pause.
+    ForgetProducers,
+    /// Changes the batches that it was given.
+    ChangeBytes,
+    /// Comes back with an empty disk.
+    LoseDisk,
+}
+
+/// How often what happened, over one run or several.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Batches given a new place.
+    pub placed: u64,
+    /// Batches recognised as stored before.
+    pub recognised: u64,
+    /// Acknowledgements that reached their producer.
+    pub acked: u64,
+    /// Batches that consumers read.
+    pub read: u64,
+    /// Batches refused because the partition had lost track of their producer.
+    pub refused: u64,
+    /// Power cuts.
+    pub power_cuts: u64,
+    /// Power cuts within the opening of partitions.
+    pub cuts_while_opening: u64,
+    /// Batches that a power cut took, none of them promised.
+    pub lost: u64,
+    /// Deaths of the process, and ends in good order.
+    pub restarts: u64,
+    /// Appends refused because the disk was full.
+    pub no_space: u64,
+    /// Failed syncs, each followed by a repair.
+    pub fences: u64,
+    /// Bits turned over.
+    pub rotten_bits: u64,
+    /// Partitions that reported damage, when opened or read.
+    pub damage_reported: u64,
+    /// Segments that retention removed.
+    pub trimmed: u64,
+}
+
+impl Counts {
+    /// Adds those of another run.
+    pub fn add(&mut self, other: &Self) {
+        self.placed += other.placed;
+        self.recognised += other.recognised;
+        self.acked += other.acked;
+        self.read += other.read;
+        self.refused += other.refused;
+        self.power_cuts += other.power_cuts;
+        self.cuts_while_opening += other.cuts_while_opening;
+        self.lost += other.lost;
+        self.restarts += other.restarts;
+        self.no_space += other.no_space;
+        self.fences += other.fences;
+        self.rotten_bits += other.rotten_bits;
+        self.damage_reported += other.damage_reported;
+        self.trimmed += other.trimmed;
+    }
+}
+
+/// A run in which every property held.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What happened, with the final disk.
+    pub trace: Trace,
+    /// How often.
+    pub counts: Counts,
+}
+
+/// A run in which a property did not hold.
+#[derive(Debug, thiserror::Error)]
+#[error("seed {seed} of profile {profile}, step {step}: {violation}")]
+pub struct Failure {
+    /// The run's seed.
+    pub seed: u64,
+    /// The run's profile.
+    pub profile: &'static str,
+    /// The event after which it was seen.
+    pub step: u64,
+    /// What does not hold.
+    pub violation: Violation,
+    /// What happened until then.
+    pub trace: Trace,
+}
+
+/// Runs a seed.
+///
+/// # Errors
+/// The first property that does not hold.
+pub fn simulate(
+    seed: u64,
+    profile: &'static Profile,
+    options: Options,
+) -> Result<Outcome, Box<Failure>> {
+    let mut world = World::new(seed, profile, options);
+    match world.run() {
+        Ok(()) => Ok(Outcome { trace: world.trace, counts: world.counts }),
+        Err(violation) => {
+            let World { step, trace, .. } = world;
+            Err(Box::new(Failure { seed, profile: profile.name, step, violation, trace }))
+        }
+    }
+}
+
+struct World {
+    profile: &'static Profile,
+    options: Options,
+    rng: Rng,
+    disk: Arc<SimDisk>,
+    clock: SimClock,
+    /// What is planned to go wrong with the disk.
+    faults: FaultPlan,
+    sites: Vec<Site>,
+    /// The leader epoch of this life of the process.
+    epoch: i32,
+    /// Whether a bit was ever turned over: damage may be reported from then on.
+    rotten: bool,
+    /// Whether the run is at its end, where nothing goes wrong any more.
+    over: bool,
+    step: u64,
+    trace: Trace,
+    counts: Counts,
+}
+
+/// What the seed draws, in the order of [`crate::Mix`].
+const EVENTS: [fn(&mut World) -> Checked; 16] = [
+    World::produce,
+    World::resend,
+    World::stray,
+    World::lose_ack,
+    World::disk_step,
+    World::pass_time,
+    World::maintain,
+    World::consume,
+    World::seek,
+    World::audit_one,
+    World::plan_power_cut,
+    World::kill,
+    World::close,
+    World::toggle_space,
+    World::plan_sync_failure,
+    World::rot,
+];
+
+impl World {
+    fn new(seed: u64, profile: &'static Profile, options: Options) -> Self {
+        let mut rng = Rng::new(seed);
+        let ready_per_cent = profile.ready_per_cent;
+        let config = SimDiskConfig { ready_per_cent, ..SimDiskConfig::default() };
+        let disk = Arc::new(SimDisk::new(rng.next_u64(), config));
+        let sites = Site::all(&mut rng, profile, options.sabotage);
+        Self {
+            profile,
+            options,
+            rng,
+            disk,
+            clock: SimClock::new(TimestampMs(START_MS)),
+            faults: FaultPlan::default(),
+            sites,
+            epoch: 0,
+            rotten: false,
+            over: false,
+            step: 0,
+            trace: Trace::default(),
+            counts: Counts::default(),
+        }
+    }
+
+    fn run(&mut self) -> Checked {
+        self.open_all()?;
+        let weights = self.profile.mix.weights();
+        for step in 1..=self.options.steps {
+            self.step = step;
+            let event = draw(&mut self.rng, &weights);
+            let fenced_before = self.disk.is_fenced();
+            EVENTS[event](self)?;
+            self.after_step(fenced_before)?;
+        }
+        self.step += 1;
+        self.finish()?;
+        let disk = Arc::clone(&self.disk);
+        let noted = self.trace.note_disk(self.step, disk.as_ref());
+        noted.or_else(|error| progress::without_cause("the disk was not read", &error))
+    }
+
+    /// What follows from the last event at once, and what always holds.
+    fn after_step(&mut self, fenced_before: bool) -> Checked {
+        if !self.disk.is_on() {
+            return self.restart_after_power_cut();
+        }
+        self.collect_acks()?;
+        let before: Vec<Offset> =
+            self.sites.iter().map(|site| site.ledger.high_watermark).collect();
+        for site in &mut self.sites {
+            site.check()?;
+        }
+        if fenced_before {
+            self.check_fence(&before)?;
+        } else if !self.disk.is_fenced()
+            && let Some(error) = self.sites.iter().find_map(|site| site.failed.as_ref())
+        {
+            return progress::without_cause("a log failed", error);
+        }
+        // The broker exits, and somebody repairs it after a while.
+        if self.disk.is_fenced() && self.rng.chance(10) {
+            return self.repair();
+        }
+        Ok(())
+    }
+
+    /// Everything goes well from here on: all that is outstanding ends, and all is there.
+    fn finish(&mut self) -> Checked {
+        self.over = true;
+        self.faults = FaultPlan::default();
+        self.disk.set_faults(self.faults.clone());
+        if !self.disk.is_on() {
+            self.restart_after_power_cut()?;
+        }
+        if self.disk.is_fenced() {
+            self.repair()?;
+        }
+        self.complete_all()?;
+        self.settle()?;
+        self.audit_all()?;
+        self.close()?;
+        self.settle()?;
+        self.audit_all()
+    }
+
+    fn now(&self) -> TimestampMs {
+        self.clock.wall()
+    }
+
+    fn note(&mut self, event: std::fmt::Arguments<'_>) {
+        self.trace.note(self.step, event);
+    }
+
+    fn pass_time(&mut self) -> Checked {
+        let ms = if self.rng.chance(10) { self.rng.below(20_000) } else { self.rng.below(500) };
+        self.clock.advance(Duration::from_millis(ms));
+        self.note(format_args!("{ms} ms pass"));
+        Ok(())
+    }
+}
+
+/// Draws an index by weight.
+fn draw(rng: &mut Rng, weights: &[u32]) -> usize {
+    let mut left = rng.below(weights.iter().map(|weight| u64::from(*weight)).sum());
+    for (index, weight) in weights.iter().enumerate() {
+        match left.checked_sub(u64::from(*weight)) {
+            Some(less) => left = less,
+            None => return index,
+        }
+    }
+    0
+}
