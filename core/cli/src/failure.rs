@@ -1,0 +1,263 @@
+//! How a command ends: exit codes, and what to do next after a failure.
+
+use std::io;
+use std::process::ExitCode;
+
+use anyhow::Error;
+use millstream_client::{
+    AddressFailures, AdminError, BuildError, ConnectError, ConsumerError, ErrorCode, SendError,
+};
+
+use crate::output::note;
+
+/// The user pressed Ctrl-C.
+#[derive(Debug)]
+pub(crate) struct Interrupted;
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// A failure with its own advice.
+#[derive(Debug)]
+pub(crate) struct Advised {
+    /// What went wrong.
+    pub(crate) message: String,
+    /// What to do next.
+    pub(crate) advice: String,
+}
+
+impl std::fmt::Display for Advised {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Advised {}
+
+/// A failure with its own advice, as an error.
+pub(crate) fn advised(message: impl Into<String>, advice: impl Into<String>) -> Error {
+    Advised { message: message.into(), advice: advice.into() }.into()
+}
+
+/// 0 for success, and for a reader of standard output that has seen enough; 1 for a failure,
+/// which is explained on standard error.
+pub(crate) fn exit_code(result: Result<(), Error>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            note(&explain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// The error with its causes on one line, and under it what to do next.
+fn explain(error: &Error) -> String {
+    let mut text = "error: ".to_owned();
+    let mut last = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        // Many errors repeat their cause in their own text.
+        if last.contains(&cause) {
+            continue;
+        }
+        if !last.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&cause);
+        last = cause;
+    }
+    if let Some(advice) = advice(error) {
+        text.push_str("\nnext: ");
+        text.push_str(&advice);
+    }
+    text
+}
+
+fn advice(error: &Error) -> Option<String> {
+    error.chain().find_map(|cause| {
+        if let Some(own) = cause.downcast_ref::<Advised>() {
+            return Some(own.advice.clone());
+        }
+        if let Some(error) = cause.downcast_ref::<ConnectError>() {
+            return of_connect(error);
+        }
+        if let Some(error) = cause.downcast_ref::<AdminError>() {
+            return of_admin(error);
+        }
+        match cause.downcast_ref::<BuildError>() {
+            Some(BuildError::Broker(error)) => return of_admin(error),
+            Some(BuildError::Setting { .. }) | None => {}
+        }
+        if let Some(SendError::Topic { error, .. }) = cause.downcast_ref::<SendError>() {
+            return of_admin(error);
+        }
+        cause.downcast_ref::<ConsumerError>().and_then(of_consumer)
+    })
+}
+
+const START_ONE: &str = "start a broker with `millstream serve`, or name a running one with \
+                         --bootstrap HOST:PORT (and its authority with --ca FILE)";
+
+const SHOW_ONE: &str = "show a certificate with --cert FILE and --cert-key FILE; a broker of your \
+                        own keeps an administrator's in tls/admin.pem and tls/admin.key of its \
+                        data directory";
+
+const TRUST_IT: &str = "name the certificate authority of that broker's cluster with --ca FILE; \
+                        `millstream serve` keeps it in tls/ca.pem of its data directory";
+
+/// A broker that answers and is not trusted, or does not trust, is told from one that is not there
+/// by its words: they are all that the client passes on.
+fn of_unreachable(failures: &AddressFailures) -> String {
+    let said = |words: &str| failures.0.iter().any(|failure| failure.reason.contains(words));
+    let advice = if said("client certificate") || said("client's certificate") {
+        SHOW_ONE
+    } else if said("certificate") {
+        TRUST_IT
+    } else {
+        START_ONE
+    };
+    advice.to_owned()
+}
+
+fn of_connect(error: &ConnectError) -> Option<String> {
+    match error {
+        ConnectError::Unreachable { failures } => Some(of_unreachable(failures)),
+        ConnectError::NoAuthority => Some(
+            "name the cluster's certificate authority with --ca FILE; `millstream serve` keeps it \
+             in tls/ca.pem of its data directory"
+                .to_owned(),
+        ),
+        ConnectError::File { .. } | ConnectError::Tls { .. } => {
+            Some("check --ca, --cert and --cert-key".to_owned())
+        }
+        ConnectError::NoBootstrap | ConnectError::Setting { .. } => None,
+    }
+}
+
+fn of_admin(error: &AdminError) -> Option<String> {
+    match error {
+        AdminError::Service { code, .. } => of_code(*code),
+        AdminError::TimedOut => Some(
+            "try again; if the broker is busy, give it longer with --timeout, for example 60s"
+                .to_owned(),
+        ),
+        AdminError::Unreachable { failures } => Some(of_unreachable(failures)),
+        AdminError::Protocol { .. } => None,
+    }
+}
+
+fn of_code(code: ErrorCode) -> Option<String> {
+    let advice = match code {
+        ErrorCode::UnknownTopic => {
+            "`millstream topic list` shows the topics there are; make one with `millstream topic \
+             create NAME`"
+        }
+        ErrorCode::UnknownPartition => {
+            "`millstream topic describe NAME` shows the partitions there are"
+        }
+        ErrorCode::TopicExists => {
+            "`millstream topic describe NAME` shows its settings, `millstream topic alter NAME` \
+             changes them"
+        }
+        ErrorCode::InvalidConfig => "`millstream topic configs` lists settings and their values",
+        ErrorCode::OffsetOutOfRange => "start at --from earliest",
+        ErrorCode::NoSpace => "make room on the broker's disk, or shorten retention.ms of a topic",
+        ErrorCode::StorageFenced => {
+            "the broker's log names what is damaged; `millstream serve --repair` checks it"
+        }
+        code if code.is_retriable() => "try again",
+        _ => return None,
+    };
+    Some(advice.to_owned())
+}
+
+fn of_consumer(error: &ConsumerError) -> Option<String> {
+    match error {
+        ConsumerError::OffsetOutOfRange { earliest, latest, .. } => Some(format!(
+            "start with --from earliest (now {earliest}), or an offset up to {latest}"
+        )),
+        ConsumerError::CorruptBatch { .. } => {
+            Some("the broker's log names the file; a later offset can be read".to_owned())
+        }
+        ConsumerError::Service { code, .. } => of_code(*code),
+        ConsumerError::Broker(error) => of_admin(error),
+        ConsumerError::OffsetGap { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+    use millstream_client::AddressFailure;
+
+    use super::*;
+
+    fn unknown_topic() -> AdminError {
+        AdminError::Service { code: ErrorCode::UnknownTopic, message: "no topic `x`".to_owned() }
+    }
+
+    #[test]
+    fn a_failure_says_what_to_do_next() {
+        let failures: [(Error, &str); 5] = [
+            (
+                ConnectError::Unreachable { failures: AddressFailures(Vec::new()) }.into(),
+                "millstream serve",
+            ),
+            (unknown_topic().into(), "millstream topic create"),
+            (BuildError::Broker(unknown_topic()).into(), "millstream topic create"),
+            (
+                SendError::Topic { topic: "x".into(), error: unknown_topic() }.into(),
+                "millstream topic create",
+            ),
+            (advised("the directory is not empty", "choose another"), "choose another"),
+        ];
+        for (error, expected) in failures {
+            let text = explain(&error.context("while testing"));
+            assert!(text.starts_with("error: while testing: "), "{text}");
+            let next = text.split_once("\nnext: ").map(|(_, next)| next);
+            assert!(next.is_some_and(|next| next.contains(expected)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_broker_that_cannot_be_trusted_is_not_taken_for_one_that_is_not_there() {
+        let advice = |reason: &str| {
+            let address = "b:9092".to_owned();
+            let failure = AddressFailure { address, reason: reason.to_owned() };
+            of_unreachable(&AddressFailures(vec![failure]))
+        };
+        assert_eq!(advice("b:9092: the broker requires a client certificate"), SHOW_ONE);
+        assert_eq!(advice("the broker does not trust this client's certificate"), SHOW_ONE);
+        assert_eq!(advice("the broker is not trusted: invalid peer certificate"), TRUST_IT);
+        assert_eq!(advice("no answer within 3s"), START_ONE);
+    }
+
+    #[test]
+    fn a_cause_that_is_quoted_already_is_not_repeated() {
+        let error = Error::from(unknown_topic()).context("topic x: unknown-topic: no topic `x`");
+        let text = explain(&error);
+        assert_eq!(text.matches("no topic").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn a_reader_that_left_is_no_failure() {
+        let broken = io::Error::from(io::ErrorKind::BrokenPipe);
+        let result = Err(broken).context("cannot print");
+        assert_eq!(format!("{:?}", exit_code(result)), format!("{:?}", ExitCode::SUCCESS));
+        let other = Err(io::Error::from(io::ErrorKind::StorageFull)).context("cannot print");
+        assert_eq!(format!("{:?}", exit_code(other)), format!("{:?}", ExitCode::FAILURE));
+    }
+}

@@ -1,0 +1,230 @@
+//! `millstream produce`: records from lines, JSON lines or files, in order, until the first that
+//! cannot be stored.
+
+mod input;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Error, Result};
+use millstream_client::{Delivery, Header, Producer, ProducerRecord, RecordMetadata};
+use millstream_env::clock::{Clock as _, SystemClock};
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use crate::args::ProduceArgs;
+use crate::connect::{connect, producer};
+use crate::json_record::InputRecord;
+use crate::output::{Align, Out, Progress, Table};
+use crate::values::{as_f64, human_bytes, human_count};
+
+use input::Input;
+
+/// Records that may await their acknowledgement; the producer's own buffer bounds their bytes.
+const AWAITING_MAX: usize = 65_536;
+/// The most partitions for which the summary has a row each, for people.
+const SUMMARY_PARTITIONS_MAX: usize = 32;
+
+/// What was sent, and where it went.
+#[derive(Serialize, Debug, Default)]
+struct Summary {
+    topic: String,
+    records: u64,
+    bytes: u64,
+    seconds: f64,
+    partitions: Vec<PartitionSummary>,
+}
+
+#[derive(Serialize, Debug)]
+struct PartitionSummary {
+    partition: u32,
+    records: u64,
+    first_offset: i64,
+    last_offset: i64,
+}
+
+/// A record that was handed to the producer, by its place in the input, counted from 1.
+struct Sent {
+    place: u64,
+    source: Arc<str>,
+    delivery: Delivery,
+}
+
+pub(crate) async fn run(args: ProduceArgs) -> Result<()> {
+    let client = connect(&args.connection).await?;
+    let clock = SystemClock::new();
+    let sender = producer(&client, &args.batching).build().await?;
+    let (awaiting, arrivals) = mpsc::channel(AWAITING_MAX);
+    let acknowledged = tokio::spawn(collect(arrivals));
+    let sent = send_all(&args, &sender, awaiting).await;
+    // A failed delivery comes first: it is the reason why sending stopped.
+    let partitions = acknowledged.await??;
+    let (records, bytes) = sent?;
+    sender.close().await?;
+    let seconds = clock.monotonic().as_secs_f64();
+    client.close().await;
+
+    let summary = Summary {
+        topic: args.topic,
+        records,
+        bytes,
+        seconds,
+        partitions: partitions.into_values().collect(),
+    };
+    let mut out = Out::new(&args.output);
+    out.object(&summary, summary_text)?;
+    out.flush()
+}
+
+/// Sends records until the input ends or a delivery failed; returns how many, and their bytes.
+async fn send_all(
+    args: &ProduceArgs,
+    sender: &Producer,
+    awaiting: mpsc::Sender<Sent>,
+) -> Result<(u64, u64)> {
+    let topic: Arc<str> = args.topic.as_str().into();
+    let progress = Progress::new(None, "producing");
+    let mut input = Input::new(args);
+    let (mut place, mut bytes) = (0, 0);
+    while let Some((record, source)) = input.next().await? {
+        place += 1;
+        bytes += size(&record);
+        let record = producer_record(&topic, record, args.partition);
+        let failed = |error: Error| error.context(format!("record {place} ({source})"));
+        let delivery = sender.send(record).await.map_err(|error| failed(error.into()))?;
+        if awaiting.send(Sent { place, source, delivery }).await.is_err() {
+            break;
+        }
+        progress.set(place);
+    }
+    drop(awaiting);
+    // Records wait for more only while more may come.
+    let flushed = sender.flush().await;
+    // What failed is told by `collect`, which knows the record.
+    drop(flushed);
+    Ok((place, bytes))
+}
+
+/// Awaits deliveries in order; ends with the first that failed.
+async fn collect(mut arrivals: mpsc::Receiver<Sent>) -> Result<BTreeMap<u32, PartitionSummary>> {
+    let mut partitions = BTreeMap::new();
+    while let Some(Sent { place, source, delivery }) = arrivals.recv().await {
+        match delivery.await {
+            Ok(stored) => count(&mut partitions, stored),
+            Err(error) => {
+                let error = Error::from(error);
+                return Err(error.context(format!("record {place} ({source}) was not stored")));
+            }
+        }
+    }
+    Ok(partitions)
+}
+
+fn count(partitions: &mut BTreeMap<u32, PartitionSummary>, stored: RecordMetadata) {
+    let entry = partitions.entry(stored.partition).or_insert(PartitionSummary {
+        partition: stored.partition,
+        records: 0,
+        first_offset: stored.offset,
+        last_offset: stored.offset,
+    });
+    entry.records += 1;
+    entry.last_offset = stored.offset;
+}
+
+fn size(record: &InputRecord) -> u64 {
+    let len = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+    let headers: usize = record.headers.iter().map(|(name, value)| name.len() + len(value)).sum();
+    (len(&record.key) + len(&record.value) + headers) as u64
+}
+
+fn producer_record(
+    topic: &Arc<str>,
+    record: InputRecord,
+    partition: Option<u32>,
+) -> ProducerRecord {
+    let header = |(key, value): (String, Option<Vec<u8>>)| Header {
+        key: key.into(),
+        value: value.map(Into::into),
+    };
+    ProducerRecord {
+        topic: Arc::clone(topic),
+        partition: partition.or(record.partition),
+        key: record.key.map(Into::into),
+        value: record.value.map(Into::into),
+        headers: record.headers.into_iter().map(header).collect(),
+        timestamp: record.timestamp_ms,
+    }
+}
+
+fn summary_text(summary: &Summary) -> String {
+    let mut text = format!(
+        "{} records, {}, stored in {} in {}\n",
+        human_count(summary.records),
+        human_bytes(summary.bytes),
+        summary.topic,
+        duration(summary.seconds, summary.bytes),
+    );
+    if (1..=SUMMARY_PARTITIONS_MAX).contains(&summary.partitions.len()) {
+        let mut table = Table::new(&[
+            ("partition", Align::Right),
+            ("records", Align::Right),
+            ("first offset", Align::Right),
+            ("last offset", Align::Right),
+        ]);
+        for row in &summary.partitions {
+            table.row([
+                row.partition.to_string(),
+                human_count(row.records),
+                row.first_offset.to_string(),
+                row.last_offset.to_string(),
+            ]);
+        }
+        text.push_str(&table.to_string());
+    }
+    text
+}
+
+/// The time, and the rate where there was enough of it for one.
+fn duration(seconds: f64, bytes: u64) -> String {
+    let shown =
+        humantime::format_duration(Duration::from_millis(1).mul_f64((seconds * 1e3).round()));
+    if seconds < 0.5 {
+        return shown.to_string();
+    }
+    format!("{shown} ({:.1} MB/s)", as_f64(bytes) / seconds / 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_counts_by_partition() {
+        let mut partitions = BTreeMap::new();
+        for (partition, offset) in [(1, 7), (0, 0), (1, 8), (1, 10)] {
+            count(&mut partitions, RecordMetadata { partition, offset, timestamp: 0 });
+        }
+        let summary = Summary {
+            topic: "orders".to_owned(),
+            records: 4,
+            bytes: 2048,
+            seconds: 2.0,
+            partitions: partitions.into_values().collect(),
+        };
+        insta::assert_snapshot!(summary_text(&summary), @r"
+        4 records, 2.0 KiB, stored in orders in 2s (0.0 MB/s)
+        PARTITION  RECORDS  FIRST OFFSET  LAST OFFSET
+                0        1             0            0
+                1        3             7           10
+        ");
+    }
+
+    #[test]
+    fn the_partition_of_the_command_line_wins() {
+        let topic: Arc<str> = "t".into();
+        let record = InputRecord { partition: Some(3), ..InputRecord::default() };
+        assert_eq!(producer_record(&topic, record.clone(), None).partition, Some(3));
+        assert_eq!(producer_record(&topic, record, Some(5)).partition, Some(5));
+    }
+}

@@ -1,0 +1,261 @@
+//! What users and their scripts see of the binary: exit codes, advice, and JSON that parses,
+//! against a broker in a process of its own.
+
+#![expect(clippy::unwrap_used, reason = "what does not work here is a failed test")]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn millstream(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MILLSTREAM_")) {
+        command.env_remove(name);
+    }
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    millstream(args).output().unwrap()
+}
+
+/// A broker on a free port with a directory of its own; killed when dropped.
+struct Broker {
+    child: Child,
+    address: String,
+    ca: PathBuf,
+    _dir: TempDir,
+}
+
+impl Broker {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let data = data.to_str().unwrap();
+        let args = ["serve", "-o", "json", "--listen", "127.0.0.1:0", "--dir", data];
+        let mut command = millstream(&args);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ready: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(ready["event"], "ready");
+        let address = ready["quic"].as_str().unwrap().to_owned();
+        let ca = PathBuf::from(ready["ca"].as_str().unwrap());
+        assert!(ca.is_absolute() && ca.is_file(), "{}", ca.display());
+        Self { child, address, ca, _dir: dir }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = millstream(args);
+        command.args(["--bootstrap", &self.address, "--ca"]).arg(&self.ca);
+        command
+    }
+
+    /// Runs a command to its success; returns its standard output.
+    fn ok(&self, args: &[&str], input: &[u8]) -> Vec<u8> {
+        let mut command = self.command(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {errors}");
+        output.stdout
+    }
+
+    /// Runs a command that prints JSON lines.
+    fn json(&self, args: &[&str], input: &[u8]) -> Vec<Value> {
+        let args = [args, &["-o", "json"]].concat();
+        let lines = String::from_utf8(self.ok(&args, input)).unwrap();
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Runs a command to its failure; returns what it said about it.
+    fn fails(&self, args: &[&str]) -> String {
+        let output = self.command(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(output.stdout.is_empty(), "{args:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+#[test]
+fn every_json_output_parses() {
+    let broker = Broker::start();
+    let made = broker.json(&["topic", "create", "orders", "--partitions", "2"], b"");
+    assert_eq!((made.len(), &made[0]["result"]), (1, &Value::from("created")));
+    let listed = broker.json(&["topic", "list"], b"");
+    assert_eq!(listed[0]["topic"], "orders");
+    let altered = broker.json(&["topic", "alter", "orders", "-c", "retention.ms=5000000"], b"");
+    assert_eq!(altered[0]["result"], "altered");
+
+    let input = b"{\"key\":\"k\",\"value\":\"v\",\"headers\":[[\"h\",null],[\"h\",\"2\"]]}\n";
+    let stored = broker.json(&["produce", "orders", "--json"], input);
+    assert_eq!(stored[0]["records"], 1);
+    let read = broker.json(&["consume", "orders"], b"");
+    assert_eq!(read.len(), 1);
+    assert_eq!((&read[0]["key"], &read[0]["value"]), (&"k".into(), &"v".into()));
+    assert_eq!(read[0]["headers"], serde_json::json!([["h", null], ["h", "2"]]));
+
+    let described = broker.json(&["topic", "describe", "orders"], b"");
+    let partitions = described[0]["partitions"].as_array().unwrap();
+    let records = partitions.iter().map(|p| p["log"]["records"].as_u64().unwrap()).sum::<u64>();
+    assert_eq!((partitions.len(), records), (2, 1));
+    let deleted = broker.json(&["topic", "delete", "orders"], b"");
+    assert_eq!(deleted[0]["result"], "deleted");
+
+    let configs = run(&["topic", "configs", "-o", "json"]);
+    let configs = String::from_utf8(configs.stdout).unwrap();
+    assert!(configs.lines().count() > 5);
+    for line in configs.lines() {
+        assert!(serde_json::from_str::<Value>(line).unwrap()["name"].is_string());
+    }
+}
+
+#[test]
+fn values_survive_byte_for_byte() {
+    let broker = Broker::start();
+    broker.ok(&["topic", "create", "files"], b"");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("value");
+    let value: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    std::fs::write(&path, &value).unwrap();
+    broker.ok(&["produce", "files", "--file", path.to_str().unwrap()], b"");
+    assert_eq!(broker.ok(&["consume", "files", "--format", "%v"], b""), value);
+
+    // What is printed as JSON can be produced again.
+    let lines = broker.ok(&["consume", "files", "-o", "json"], b"");
+    broker.ok(&["topic", "create", "copy"], b"");
+    broker.ok(&["produce", "copy", "--json"], &lines);
+    assert_eq!(broker.ok(&["consume", "copy", "--format", "%v"], b""), value);
+}
+
+#[test]
+fn keys_are_split_filtered_and_counted() {
+    let broker = Broker::start();
+    broker.ok(&["topic", "create", "events", "--partitions", "3"], b"");
+    let lines = b"a:1\nb:2\na:3\nb:4\na:5\n";
+    broker.ok(&["produce", "events", "--key-separator", ":"], lines);
+    let read = |args: &[&str]| {
+        let args = [&["consume", "events", "--format", "%k%v "], args].concat();
+        String::from_utf8(broker.ok(&args, b"")).unwrap()
+    };
+    assert_eq!(read(&["--key", "a"]), "a1 a3 a5 ");
+    assert_eq!(read(&["--key", "b", "-n", "1"]), "b2 ");
+    assert_eq!(read(&["--from", "latest"]), "");
+}
+
+#[test]
+fn a_failure_says_what_to_do_next_and_exits_with_1() {
+    let broker = Broker::start();
+    let unknown = broker.fails(&["consume", "nowhere"]);
+    assert!(unknown.contains("millstream topic create"), "{unknown}");
+    broker.ok(&["topic", "create", "t"], b"");
+    let setting = broker.fails(&["topic", "alter", "t", "-c", "nonsense=1"]);
+    assert!(setting.contains("millstream topic configs"), "{setting}");
+    let far = broker.fails(&["consume", "t", "--from", "7"]);
+    assert!(far.contains("earliest"), "{far}");
+
+    let ca = broker.ca.to_str().unwrap();
+    let closed = ["topic", "list", "-b", "127.0.0.1:1", "--timeout", "1s", "--ca", ca];
+    let output = run(&closed);
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("127.0.0.1:1") && told.contains("millstream serve"), "{told}");
+}
+
+#[test]
+fn a_wrong_command_line_exits_with_2() {
+    for args in [&["bogus"][..], &["consume"], &["topic", "create", "t", "-c", "x"], &[]] {
+        assert_eq!(run(args).status.code(), Some(2), "{args:?}");
+    }
+    assert_eq!(run(&["--help"]).status.code(), Some(0));
+    assert_eq!(run(&["completions", "bash"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_reader_that_left_ends_a_command_quietly() {
+    let broker = Broker::start();
+    broker.ok(&["topic", "create", "long"], b"");
+    let lines: String = (0..50_000).map(|n| format!("line number {n}\n")).collect();
+    broker.ok(&["produce", "long"], lines.as_bytes());
+    let mut command = broker.command(&["consume", "long"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = [0; 13];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
+fn the_demo_verifies_and_leaves_nothing() {
+    let temporary = tempfile::tempdir().unwrap();
+    let demo = || {
+        let mut command = millstream(&["demo", "-o", "json"]);
+        command.env("TMPDIR", temporary.path());
+        command
+    };
+    let output = demo().output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["records_out"], &report["verified"]), (&200_000.into(), &true.into()));
+    assert_eq!(report["checksum_in"], report["checksum_out"]);
+    assert_eq!(left_in(temporary.path()), 0);
+
+    let data = temporary.path().join("data");
+    let output = demo().arg("--dir").arg(&data).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(left_in(&data) > 0);
+    // Data is never overwritten.
+    assert_eq!(demo().arg("--dir").arg(&data).output().unwrap().status.code(), Some(1));
+}
+
+fn left_in(dir: &Path) -> usize {
+    std::fs::read_dir(dir).unwrap().count()
+}
+
+#[test]
+fn a_benchmark_verifies_what_it_measures() {
+    for mode in ["produce", "consume", "both"] {
+        let shape = ["--producers", "2", "--consumers", "2", "--partitions", "3", "-s", "100"];
+        let args = ["bench", "-o", "json", "--mode", mode, "--records", "3000"];
+        let output = run(&[&args[..], &shape].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&report["records"], &report["verified"]), (&3000.into(), &true.into()));
+        assert_eq!(report["produce"].is_object(), mode != "consume");
+        assert_eq!(report["consume"].is_object(), mode != "produce");
+    }
+}
+
+#[test]
+fn acknowledgements_are_logged_and_verified() {
+    let broker = Broker::start();
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("acks.jsonl");
+    let log = log.to_str().unwrap();
+    let load = ["bench", "--topic", "soak", "--partitions", "2", "--records", "5000"];
+    let report = broker.json(&[&load[..], &["--ack-log", log]].concat(), b"");
+    assert_eq!(report[0]["acknowledged"], 5000);
+    let verified = broker.json(&["bench", "verify", "--ack-log", log], b"");
+    assert_eq!((&verified[0]["records"], &verified[0]["verified"]), (&5000.into(), &true.into()));
+
+    // A log that claims one record more than there is does not pass.
+    let claims = r#"{"partition":0,"producer":0,"offset":999999,"sequence":999999,"count":1}"#;
+    let text = std::fs::read_to_string(log).unwrap();
+    std::fs::write(log, format!("{text}{claims}\n")).unwrap();
+    let told = broker.fails(&["bench", "verify", "--ack-log", log]);
+    assert!(told.contains("999999"), "{told}");
+}
