@@ -167,8 +167,6 @@ fn latency(
             ["--rate", &half],
             ["--duration", "6s"],
             ["--warmup", "1s"],
-            // Latency is what is asked for: no batch waits for company.
-            ["--linger", "0s"],
             ["--durability", durability],
         ];
         let flags: Vec<String> = flags.iter().flatten().map(|flag| (*flag).to_owned()).collect();

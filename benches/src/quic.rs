@@ -12,10 +12,11 @@ use bytes::Bytes;
 use hdrhistogram::Histogram;
 use millstream_cli::Usage;
 use millstream_env::clock::{Clock as _, SystemClock};
+use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    ClientConfig, Connection, Endpoint, EndpointConfig, MtuDiscoveryConfig, RecvStream, SendStream,
-    ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    AckFrequencyConfig, ClientConfig, Connection, Endpoint, EndpointConfig, MtuDiscoveryConfig,
+    RecvStream, SendStream, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -331,8 +332,15 @@ async fn connect(port: u16, certificate: Vec<u8>) -> Result<(Endpoint, Connectio
 fn transport() -> Arc<TransportConfig> {
     let mut discovery = MtuDiscoveryConfig::default();
     discovery.upper_bound(1452);
+    let mut congestion = CubicConfig::default();
+    congestion.initial_window(256 * 1024);
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(10))
+        .max_ack_delay(Some(Duration::from_millis(2)));
     let mut config = TransportConfig::default();
     config
+        .congestion_controller_factory(Arc::new(congestion))
+        .ack_frequency_config(Some(acks))
         .stream_receive_window(VarInt::from_u32(4 * 1024 * 1024))
         .receive_window(VarInt::from_u32(64 * 1024 * 1024))
         .send_window(16 * 1024 * 1024)

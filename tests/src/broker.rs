@@ -246,6 +246,8 @@ mod tests {
 
     const READY: &str = r#"{"event":"ready","quic":"127.0.0.1:4242","ca":"/ca.pem"}"#;
 
+    const FOR_EVER: &str = "while :; do sleep 0.01; done";
+
     /// A shell script in the place of the broker.
     fn spawn(script: &str, ready_within: Duration) -> Result<Broker> {
         let mut command = Command::new("sh");
@@ -253,8 +255,10 @@ mod tests {
         Broker::spawn(command, ready_within)
     }
 
-    fn served(script: &str) -> Broker {
-        spawn(&format!("echo starting; echo \"$0\"; {script}"), Duration::from_secs(30)).unwrap()
+    /// Is ready after `first`, such as a trap, and then runs `script`.
+    fn served(first: &str, script: &str) -> Broker {
+        let script = format!("echo starting; {first}; echo \"$0\"; {script}");
+        spawn(&script, Duration::from_secs(30)).unwrap()
     }
 
     #[test]
@@ -289,21 +293,21 @@ mod tests {
 
     #[test]
     fn killed_is_not_terminated() {
-        let mut broker = served("trap 'echo stopped; exit 7' TERM; while :; do sleep 0.01; done");
+        let mut broker = served("trap 'echo stopped; exit 7' TERM", FOR_EVER);
         assert!(broker.is_running().unwrap());
         assert_eq!(broker.quic().port(), 4242);
         let (status, log) = broker.terminate(Duration::from_secs(30)).unwrap();
         assert_eq!(status.code(), Some(7));
         assert!(log.contains("stdout: starting\n") && log.ends_with("stdout: stopped\n"), "{log}");
 
-        let broker = served("trap 'echo stopped; exit 7' TERM; while :; do sleep 0.01; done");
+        let broker = served("trap 'echo stopped; exit 7' TERM", FOR_EVER);
         let log = broker.kill9().unwrap();
         assert!(!log.contains("stopped"), "{log}");
     }
 
     #[test]
     fn an_early_end_is_an_error() {
-        let mut broker = served("exit 0");
+        let mut broker = served(":", "exit 0");
         while broker.is_running().unwrap() {
             std::thread::yield_now();
         }
@@ -312,7 +316,7 @@ mod tests {
 
     #[test]
     fn one_that_will_not_stop_is_killed_at_last() {
-        let broker = served("trap '' TERM; while :; do sleep 0.01; done");
+        let broker = served("trap '' TERM", FOR_EVER);
         let pid = broker.pid();
         let error = broker.terminate(Duration::from_millis(100)).unwrap_err();
         assert!(error.to_string().contains("did not stop within 100ms"), "{error}");

@@ -55,12 +55,7 @@ pub fn topics(broker: &Broker) -> Result<Vec<(String, String)>> {
 ///
 /// # Errors
 /// There is no such topic.
-pub fn partition_dir(
-    broker: &Broker,
-    data: &Path,
-    topic: &str,
-    partition: u32,
-) -> Result<PathBuf> {
+pub fn partition_dir(broker: &Broker, data: &Path, topic: &str, partition: u32) -> Result<PathBuf> {
     let topics = topics(broker)?;
     let found = topics.iter().find(|(name, _)| name == topic);
     let (_, id) = found.with_context(|| format!("no topic {topic} in {topics:?}"))?;

@@ -61,11 +61,18 @@ pub(crate) const EDGES: &[Edges] = &[
     },
     Edges {
         package: "millstream-client",
-        uses: &["millstream-types", "millstream-wire", "millstream-net"],
+        uses: &["millstream-types", "millstream-env", "millstream-wire", "millstream-net"],
     },
     Edges {
         package: "millstream-cli",
-        uses: &["millstream-types", "millstream-wire", "millstream-client"],
+        // Of the metadata it uses the table of topic configs, which it prints.
+        uses: &[
+            "millstream-types",
+            "millstream-env",
+            "millstream-wire",
+            "millstream-meta",
+            "millstream-client",
+        ],
     },
     Edges {
         package: "millstream-sim",
@@ -106,6 +113,7 @@ pub(crate) const HOMES: &[Home] = &[
         homes: &["millstream-net", "millstream-benches"],
         tests: &["millstream-tests"],
     },
+    Home { dependency: "aws-lc-rs", homes: &["millstream-net"], tests: &[] },
     Home { dependency: "quinn-proto", homes: &["millstream-net"], tests: &[] },
     Home { dependency: "quinn-udp", homes: &["millstream-net"], tests: &[] },
     Home {
@@ -119,7 +127,12 @@ pub(crate) const HOMES: &[Home] = &[
     // Consensus.
     Home { dependency: "openraft", homes: &["millstream-quorum"], tests: &[] },
     // The operating system: files and entropy have one door.
-    Home { dependency: "rustix", homes: &["millstream-env"], tests: &[] },
+    // The command line sends signals to the brokers that it starts, and paces load by a timer.
+    Home {
+        dependency: "rustix",
+        homes: &["millstream-env", "millstream-cli", "millstream-benches"],
+        tests: &[],
+    },
     Home { dependency: "libc", homes: &["millstream-env"], tests: &[] },
     Home { dependency: "getrandom", homes: &["millstream-env"], tests: &[] },
     Home { dependency: "rand", homes: &[], tests: &[] },

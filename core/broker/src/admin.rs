@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use millstream_meta::{Applied, Command, CommandBody, CommandId, MetaState, Topic};
+use millstream_meta::{Applied, Command, CommandBody, CommandId, MetaState, Topic, TopicConfig};
 use millstream_quorum::Quorum;
 use millstream_service::ServiceError;
 use millstream_types::{ErrorCode, Offset, PartitionIndex, ProducerEpoch, TopicId, TopicPartition};
@@ -50,31 +50,28 @@ impl BrokerService {
         &self,
         request: CreateTopicRequest,
     ) -> Result<CreateTopicResponse, ServiceError> {
-        let existing = |state: &MetaState| state.topic_named(&request.name).cloned();
-        if request.if_not_exists
-            && let Some(topic) = existing(&self.quorum.state())
-        {
-            return created(&topic, false);
-        }
+        let factor = match request.replication_factor {
+            0 => self.default_replication_factor(),
+            factor => factor,
+        };
         let body = CommandBody::CreateTopic {
             name: request.name.clone(),
             topic: TopicId::from_bytes(Ids::random()?),
             partitions: request.partitions,
-            replication_factor: match request.replication_factor {
-                0 => self.default_replication_factor(),
-                factor => factor,
-            },
-            configs: request.configs,
+            replication_factor: factor,
+            configs: request.configs.clone(),
         };
         let applied = self.change(request.command.0, body).await;
-        let topic = existing(&self.quorum.state());
+        let state = self.quorum.state();
+        let topic = state.topic_named(&request.name);
         match (applied, topic) {
-            (Ok(_), Some(topic)) => created(&topic, true),
-            // Made by someone else between the look and the command.
-            (Err(error), Some(topic))
-                if error.code == ErrorCode::TopicExists && request.if_not_exists =>
-            {
-                created(&topic, false)
+            (Ok(_), Some(topic)) => Ok(created(topic, true)),
+            (Err(error), Some(topic)) if error.code == ErrorCode::TopicExists => {
+                if request.if_not_exists || is_as_asked(topic, &request, factor) {
+                    return Ok(created(topic, false));
+                }
+                let message = format!("topic `{}` exists with other settings", request.name);
+                Err(ServiceError::new(ErrorCode::TopicExists, message))
             }
             (Err(error), _) => Err(error),
             (Ok(_), None) => Err(ServiceError::new(
@@ -291,11 +288,19 @@ fn partition_count(topic: &Topic) -> u32 {
     u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX)
 }
 
-fn created(topic: &Topic, created: bool) -> Result<CreateTopicResponse, ServiceError> {
-    Ok(CreateTopicResponse {
+/// Whether creating the topic again would change nothing: creation is idempotent.
+fn is_as_asked(topic: &Topic, request: &CreateTopicRequest, factor: u16) -> bool {
+    let asked = TopicConfig::from_overrides(&request.configs);
+    partition_count(topic) == request.partitions
+        && topic.replication_factor == factor
+        && asked.as_ref() == Ok(&topic.config)
+}
+
+fn created(topic: &Topic, created: bool) -> CreateTopicResponse {
+    CreateTopicResponse {
         topic: topic.id,
         partitions: partition_count(topic),
         replication_factor: topic.replication_factor,
         created,
-    })
+    }
 }

@@ -4,12 +4,14 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use millstream_net::ResetKey;
 use millstream_net::tls::{Authority, ClientAuth, Identity, ServerTls, TlsError};
 use millstream_types::{ClusterId, TimestampMs};
 
 use crate::config::TlsSection;
 
 const TLS_DIR: &str = "tls";
+const RESET_KEY_BYTES: usize = 32;
 /// The config value that names the cluster's own authority.
 const CLUSTER_CA: &str = "cluster";
 
@@ -36,11 +38,14 @@ pub(crate) struct Certificates {
     /// What clients pass as `--ca`: the authority's certificate, or the chain of a certificate of
     /// the operator's own.
     pub(crate) ca_file: PathBuf,
+    /// Kept over restarts, so that clients of a crashed broker learn of it at once.
+    pub(crate) reset_key: ResetKey,
 }
 
 /// Reads the certificates that the config names, or those of the cluster's own authority, which is
 /// made on the first start. The broker's certificate is issued anew at every start, so that it is
-/// never stale and always has the names of today's config.
+/// never stale and always has the names of today's config. `fresh_key` becomes the reset key where
+/// there is none yet.
 ///
 /// # Errors
 /// [`CertificateError`] names the file.
@@ -50,6 +55,7 @@ pub(crate) fn prepare(
     advertised_host: Option<String>,
     cluster: ClusterId,
     now: TimestampMs,
+    fresh_key: [u8; RESET_KEY_BYTES],
 ) -> Result<Certificates, CertificateError> {
     let dir = root.join(TLS_DIR);
     std::fs::create_dir_all(&dir)
@@ -73,7 +79,35 @@ pub(crate) fn prepare(
         }
         Some(file) => ClientAuth::Required { authorities_pem: read(file)? },
     };
-    Ok(Certificates { tls: ServerTls { identity, client_auth }, ca_file })
+    let reset_key = load_or_create_reset_key(&dir, fresh_key)?;
+    Ok(Certificates { tls: ServerTls { identity, client_auth }, ca_file, reset_key })
+}
+
+fn load_or_create_reset_key(
+    dir: &Path,
+    fresh: [u8; RESET_KEY_BYTES],
+) -> Result<ResetKey, CertificateError> {
+    let path = dir.join("reset.key");
+    if let Ok(text) = std::fs::read_to_string(&path)
+        && let Some(key) = parse_hex(text.trim())
+    {
+        return Ok(ResetKey(key));
+    }
+    // Missing or damaged: a new one costs the clients of the last run a wait, nothing else.
+    let text: String = fresh.iter().map(|byte| format!("{byte:02x}")).collect();
+    write_secret(&path, &text)?;
+    Ok(ResetKey(fresh))
+}
+
+fn parse_hex(text: &str) -> Option<[u8; RESET_KEY_BYTES]> {
+    if text.len() != 2 * RESET_KEY_BYTES || !text.is_ascii() {
+        return None;
+    }
+    let mut key = [0; RESET_KEY_BYTES];
+    for (index, byte) in key.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
+    }
+    Some(key)
 }
 
 fn load_or_create(

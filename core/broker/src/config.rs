@@ -185,8 +185,8 @@ impl Default for LimitsSection {
 }
 
 impl BrokerConfig {
-    /// Reads the layers in order and checks the result. `file` may be absent; `env` is the process's
-    /// environment; `overrides` are `section.key = value` pairs from the command line.
+    /// Reads the layers in order and checks the result. `file` may be absent; `env` is the
+    /// process's environment; `overrides` are `section.key = value` pairs from the command line.
     ///
     /// # Errors
     /// [`ConfigError`] names the file, variable or key and says what is expected.

@@ -114,20 +114,30 @@ pub(crate) fn identify(
     })
 }
 
-/// Refuses a directory that a failed sync has fenced; with `repair`, lifts the fence.
+/// Refuses a directory that a failed sync has fenced.
 ///
 /// # Errors
 /// [`DirectoryError::Fenced`].
-pub(crate) fn check_fence(disk: &dyn Disk, repair: bool) -> Result<(), DirectoryError> {
-    let Some(bytes) = read_file(disk, Path::new(FENCED_FILE))? else {
-        return Ok(());
-    };
-    if !repair {
-        let reason = String::from_utf8_lossy(&bytes).trim().to_owned();
-        return Err(DirectoryError::Fenced { reason });
+pub(crate) fn check_fence(disk: &dyn Disk) -> Result<(), DirectoryError> {
+    match read_file(disk, Path::new(FENCED_FILE))? {
+        None => Ok(()),
+        Some(bytes) => {
+            let reason = String::from_utf8_lossy(&bytes).trim().to_owned();
+            Err(DirectoryError::Fenced { reason })
+        }
     }
-    disk.remove_file(Path::new(FENCED_FILE))?;
-    Ok(disk.sync_dir(Path::new(""))?)
+}
+
+/// Lifts the fence, once everything was read again.
+///
+/// # Errors
+/// [`DirectoryError::Disk`].
+pub(crate) fn lift_fence(disk: &dyn Disk) -> Result<(), DirectoryError> {
+    match disk.remove_file(Path::new(FENCED_FILE)) {
+        Ok(()) => Ok(disk.sync_dir(Path::new(""))?),
+        Err(DiskError::NotFound(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Leaves word, for the next start, that a sync failed. The disk itself is fenced by then, so

@@ -32,6 +32,8 @@ pub(crate) struct PartitionsConfig {
     pub(crate) fence: Fence,
     pub(crate) shared: Arc<LogShared>,
     pub(crate) tail_partition_bytes: u64,
+    /// Read every batch again before a partition serves, as after a failed sync.
+    pub(crate) verify: bool,
     /// Threads that open partitions at start.
     pub(crate) open_threads: usize,
 }
@@ -196,6 +198,9 @@ impl Partitions {
             shared: Arc::clone(&self.config.shared),
         };
         let mut partition = Partition::open(context, config, now)?;
+        if self.config.verify {
+            partition.verify()?;
+        }
         if let Some(assigned) = topic.partition(id.partition) {
             partition.lead(now, assigned.leader_epoch);
         }

@@ -140,6 +140,7 @@ impl Broker {
                 tail_bytes_max: config.storage.tail_cache_bytes,
                 ..SharedLimits::default()
             }),
+            verify: repair,
             tail_partition_bytes: config.storage.tail_cache_partition_bytes,
             open_threads: config.storage.read_threads,
         }));
@@ -156,6 +157,7 @@ impl Broker {
             advertised_host,
             identity.cluster,
             clock.wall(),
+            random_key().map_err(registration)?,
         )?;
         let service = Arc::new(BrokerService {
             broker: identity.broker,
@@ -166,7 +168,8 @@ impl Broker {
             stats,
             metrics: OnceLock::new(),
         });
-        let server_config = server_config(config, &identity, certificates.tls);
+        let server_config =
+            server_config(config, &identity, certificates.tls, certificates.reset_key);
         let server = Server::bind(server_config, Arc::clone(&service))?;
         let quic = server.local_addr();
         let front = server.counters();
@@ -182,6 +185,10 @@ impl Broker {
             tracing::warn!(%error, "deleted topics' data was not looked for");
         }
         partitions.reconcile(state).await;
+        if repair {
+            let dir = config.broker.dir.clone();
+            directory::lift_fence(&*disk).map_err(|source| RunError::Directory { dir, source })?;
+        }
 
         let dir = absolute(&config.broker.dir);
         let ready = Ready { quic, ca_file: absolute(&certificates.ca_file), dir };
@@ -263,7 +270,11 @@ fn open_directory(
         FileDisk::open_root(&config.broker.dir, &disk_config)
             .map_err(|error| failed(error.into()))?,
     );
-    directory::check_fence(&*disk, repair).map_err(failed)?;
+    if repair {
+        disk.drop_page_cache().map_err(|error| failed(error.into()))?;
+    } else {
+        directory::check_fence(&*disk).map_err(failed)?;
+    }
     let random = || Ids::random().unwrap_or_default();
     let identity = directory::identify(&*disk, BrokerId(config.broker.id), || {
         (ClusterId::from_bytes(random()), DirectoryId::from_bytes(random()))
@@ -299,6 +310,13 @@ fn first_command(identity: &Identity, now: TimestampMs) -> Result<Command, Servi
     Ok(Command::new(id, now, body))
 }
 
+fn random_key() -> Result<[u8; 32], ServiceError> {
+    let mut key = [0; 32];
+    key[..16].copy_from_slice(&Ids::random()?);
+    key[16..].copy_from_slice(&Ids::random()?);
+    Ok(key)
+}
+
 fn registration(error: ServiceError) -> RunError {
     RunError::Registration(error.message)
 }
@@ -322,9 +340,11 @@ fn server_config(
     config: &BrokerConfig,
     identity: &Identity,
     tls: millstream_net::tls::ServerTls,
+    reset_key: millstream_net::ResetKey,
 ) -> ServerConfig {
     let limits = &config.limits;
     ServerConfig {
+        reset_key: Some(reset_key),
         connections_max: limits.connections_max,
         connections_per_address_max: limits.connections_per_address_max,
         handshake_timeout: Duration::from_millis(limits.handshake_timeout_ms),

@@ -47,6 +47,7 @@ pub(crate) fn producer(client: &Client, args: &BatchingArgs) -> ProducerBuilder 
         .buffer_bytes(args.buffer_bytes.as_usize())
         .compression(args.compression)
         .max_in_flight(args.max_in_flight)
+        .delivery_timeout(args.delivery_timeout)
         .acks(match args.acks {
             args::Acks::All => Acks::All,
             args::Acks::Leader => Acks::Leader,

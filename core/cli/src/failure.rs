@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Error;
 use millstream_client::{
-    AddressFailures, AdminError, BuildError, ConnectError, ConsumerError, ErrorCode, SendError,
+    AddressFailures, AdminError, BuildError, ConnectError, ConsumerError, DeliveryError, ErrorCode,
+    SendError,
 };
 
 use crate::output::note;
@@ -104,12 +105,17 @@ fn advice(error: &Error) -> Option<String> {
         if let Some(SendError::Topic { error, .. }) = cause.downcast_ref::<SendError>() {
             return of_admin(error);
         }
+        if let Some(error) = cause.downcast_ref::<DeliveryError>() {
+            return of_delivery(error);
+        }
         cause.downcast_ref::<ConsumerError>().and_then(of_consumer)
     })
 }
 
 const START_ONE: &str = "start a broker with `millstream serve`, or name a running one with \
                          --bootstrap HOST:PORT (and its authority with --ca FILE)";
+
+const MAKE_ROOM: &str = "make room on the broker's disk, or shorten retention.ms of a topic";
 
 const SHOW_ONE: &str = "show a certificate with --cert FILE and --cert-key FILE; a broker of your \
                         own keeps an administrator's in tls/admin.pem and tls/admin.key of its \
@@ -174,9 +180,10 @@ fn of_code(code: ErrorCode) -> Option<String> {
         }
         ErrorCode::InvalidConfig => "`millstream topic configs` lists settings and their values",
         ErrorCode::OffsetOutOfRange => "start at --from earliest",
-        ErrorCode::NoSpace => "make room on the broker's disk, or shorten retention.ms of a topic",
+        ErrorCode::NoSpace => MAKE_ROOM,
         ErrorCode::StorageFenced => {
-            "the broker's log names what is damaged; `millstream serve --repair` checks it"
+            "the broker's log names the file and what is wrong with it; put the file right from a \
+             copy and restart the broker, or delete the topic"
         }
         code if code.is_retriable() => "try again",
         _ => return None,
@@ -184,14 +191,31 @@ fn of_code(code: ErrorCode) -> Option<String> {
     Some(advice.to_owned())
 }
 
+fn of_delivery(error: &DeliveryError) -> Option<String> {
+    // What was retried in vain is told by its words alone.
+    let no_space = |reason: &str| {
+        reason.contains(&ErrorCode::NoSpace.to_string()).then(|| MAKE_ROOM.to_owned())
+    };
+    match error {
+        DeliveryError::Rejected { code, .. } => of_code(*code),
+        DeliveryError::Expired { last_error } => no_space(last_error),
+        DeliveryError::Unknown { reason } => no_space(reason),
+        DeliveryError::OutOfOrderSequence { .. }
+        | DeliveryError::Fenced
+        | DeliveryError::Encoding { .. }
+        | DeliveryError::Abandoned => None,
+    }
+}
+
 fn of_consumer(error: &ConsumerError) -> Option<String> {
     match error {
         ConsumerError::OffsetOutOfRange { earliest, latest, .. } => Some(format!(
             "start with --from earliest (now {earliest}), or an offset up to {latest}"
         )),
-        ConsumerError::CorruptBatch { .. } => {
-            Some("the broker's log names the file; a later offset can be read".to_owned())
-        }
+        ConsumerError::CorruptBatch { .. } => Some(
+            "check the broker's disk; --from a later offset reads what comes after the damage"
+                .to_owned(),
+        ),
         ConsumerError::Service { code, .. } => of_code(*code),
         ConsumerError::Broker(error) => of_admin(error),
         ConsumerError::OffsetGap { .. } => None,

@@ -24,7 +24,7 @@ pub use client::{
 };
 pub use counters::Counters;
 pub use millstream_service::ServiceError;
-pub use server::{BindError, Server, ServerConfig};
+pub use server::{BindError, ResetKey, Server, ServerConfig};
 pub use tls::{Authority, ClientAuth, ClientTls, Identity, ServerTls, TlsError};
 pub use transport::TransportOptions;
 

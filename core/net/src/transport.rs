@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_types::limits::CONNECTION_STREAMS_MAX;
-use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::congestion::CubicConfig;
+use quinn::{
+    AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt,
+};
 
 /// Bytes that one stream may have in flight before its reader took any. Covers 80 MB/s at 50 ms.
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
@@ -17,6 +20,17 @@ const SERVER_CONNECTION_WINDOW_BYTES: u32 = 64 * 1024 * 1024;
 /// Bytes that one connection may have sent and not yet acknowledged. The payload is shared with
 /// whoever handed it over, so this bounds what a slow peer keeps alive, not a copy.
 const SEND_WINDOW_BYTES: u64 = 16 * 1024 * 1024;
+/// What may be in flight before the first round trip has taught anything. The window grows only
+/// while it is full, so that a stream of small batches would keep QUIC's usual 10 packets for
+/// ever, and its first large batch would take a round trip for each of them. A burst of this size
+/// is paced, and fits the buffers of any network that brokers live in.
+const INITIAL_WINDOW_BYTES: u64 = 256 * 1024;
+/// How many packets a peer may leave unacknowledged: one acknowledgement for each full send of
+/// segmentation offload, instead of one for every second packet.
+const UNACKED_PACKETS_MAX: u32 = 10;
+/// How long a peer may hold back an acknowledgement. QUIC's 25 ms are part of every probe timeout:
+/// a batch whose last packet is lost would wait for them.
+const MAX_ACK_DELAY: Duration = Duration::from_millis(2);
 /// Kernel buffer of each direction of a socket; the kernel may grant less.
 pub(crate) const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Largest datagram payload: ten of them must fit the 64 KiB of one segmentation-offload send.
@@ -74,6 +88,11 @@ impl TransportOptions {
         let mut discovery = MtuDiscoveryConfig::default();
         discovery.upper_bound(self.mtu());
         let idle = IdleTimeout::from(VarInt::from_u32(self.idle_timeout_ms()));
+        let mut congestion = CubicConfig::default();
+        congestion.initial_window(INITIAL_WINDOW_BYTES);
+        let mut acks = AckFrequencyConfig::default();
+        acks.ack_eliciting_threshold(VarInt::from_u32(UNACKED_PACKETS_MAX))
+            .max_ack_delay(Some(MAX_ACK_DELAY));
         let mut config = TransportConfig::default();
         config
             .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
@@ -83,6 +102,8 @@ impl TransportOptions {
             // The protocol has neither; a peer that opens one is refused by the transport.
             .max_concurrent_uni_streams(VarInt::from_u32(0))
             .datagram_receive_buffer_size(None)
+            .congestion_controller_factory(Arc::new(congestion))
+            .ack_frequency_config(Some(acks))
             .enable_segmentation_offload(true);
         config
     }

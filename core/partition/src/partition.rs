@@ -67,6 +67,9 @@ pub enum RecoverError {
         /// What is wrong.
         source: SnapshotError,
     },
+    /// A batch that was read again is not what was written.
+    #[error(transparent)]
+    Damaged(#[from] ReadError),
 }
 
 impl AppendError {
@@ -248,6 +251,28 @@ impl Partition {
     #[must_use]
     pub const fn log(&self) -> &PartitionLog {
         &self.log
+    }
+
+    /// Reads every batch of the log again and checks it. Blocks for the whole log.
+    ///
+    /// # Errors
+    /// [`ReadError`] names the file and position of the first damage.
+    pub fn verify(&self) -> Result<(), ReadError> {
+        const READ_BYTES: usize = 1024 * 1024;
+        let end = self.log.end();
+        let mut at = Cursor::from(self.log.start());
+        while at.offset() < end {
+            let next = match self.log.read(at, end, READ_BYTES)? {
+                ReadPlan::Memory { next, .. } => next,
+                ReadPlan::File(read) => read.verify_crc(true).load()?.next,
+                ReadPlan::Empty => break,
+            };
+            if next.offset() <= at.offset() {
+                break;
+            }
+            at = next;
+        }
+        Ok(())
     }
 
     /// The largest batch taken, in bytes.

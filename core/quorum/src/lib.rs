@@ -7,8 +7,8 @@
 //! async runtime.
 //!
 //! ```text
-//! meta/wal-00000000000000000007.log         the write-ahead log, see `wal::format`
-//! meta/snapshot-00000000000000005000.snap   the state after so many log entries, see `snapshot_file`
+//! meta/wal-00000000000000000007.log        the write-ahead log, see `wal::format`
+//! meta/snapshot-00000000000000005000.snap  the state after so many entries, see `snapshot_file`
 //! ```
 
 mod blocking;
@@ -23,6 +23,9 @@ mod store;
 mod tests;
 mod types;
 mod wal;
+
+#[cfg(fuzzing)]
+pub use wal::format::fuzz as fuzz_wal;
 
 pub use error::{ProposeError, QuorumError, StorageFault};
 pub use quorum::{COMMAND_BYTES_MAX, Quorum, QuorumConfig};

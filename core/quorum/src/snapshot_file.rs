@@ -98,8 +98,8 @@ impl SnapshotFiles {
         newest.as_ref().map(|newest| self.read(&newest.name)).transpose()
     }
 
-    /// Makes a snapshot durable and removes the one before. One that is no newer than what is there is
-    /// dropped.
+    /// Makes a snapshot durable and removes the one before. One that is no newer than what is
+    /// there is dropped.
     ///
     /// # Errors
     /// What the disk fails with; the newest snapshot is then still there.

@@ -98,7 +98,7 @@ async fn snapshots_replace_the_log_before_them() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[expect(clippy::disallowed_methods, reason = "measures the real time that starting takes")]
-async fn ten_thousand_partitions_and_a_restart_are_quick() {
+async fn ten_thousand_partitions_survive_a_restart() {
     let root = tempfile::tempdir().unwrap();
     let quorum = start(on_files(root.path()), config()).await;
     let before = Instant::now();
@@ -116,27 +116,6 @@ async fn ten_thousand_partitions_and_a_restart_are_quick() {
     assert_eq!(quorum.state().partitions_len(), 12_000);
     quorum.shutdown().await;
     println!("10,000 partitions in {created:?}; 2,001 topics replayed in {restarted:?}");
-    assert!(created < Duration::from_secs(1), "{created:?}");
-    assert!(restarted < Duration::from_secs(3), "{restarted:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::disallowed_methods, reason = "measures the real time that starting takes")]
-async fn a_quorum_of_one_starts_at_once() {
-    let root = tempfile::tempdir().unwrap();
-    let mut fastest = [Duration::MAX; 2];
-    // The machine may be busy: the fastest of a few counts.
-    for run in 0..5 {
-        let disk = on_files(&root.path().join(run.to_string()));
-        for started in &mut fastest {
-            let before = Instant::now();
-            let quorum = start(Arc::clone(&disk), config()).await;
-            *started = before.elapsed().min(*started);
-            quorum.shutdown().await;
-        }
-    }
-    println!("first start {:?}, restart {:?}", fastest[0], fastest[1]);
-    assert!(fastest.iter().all(|time| *time < Duration::from_millis(100)), "{fastest:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,9 +2,9 @@
 //! duplicate, and how far the partition is committed.
 //!
 //! [`Replica::admit`] says where a batch goes; [`Replica::step`] takes the time and an [`Input`]
-//! and says what to do as [`Action`]s. They see batch headers and never payload, own no clock, and do no I/O, so that the broker and the
-//! simulator run the same code. The in-sync set has one member until brokers replicate; the high
-//! watermark is already the minimum over the set.
+//! and says what to do as [`Action`]s. They see batch headers and never payload, own no clock, and
+//! do no I/O, so that the broker and the simulator run the same code. The in-sync set has one
+//! member until brokers replicate; the high watermark is already the minimum over the set.
 
 mod producers;
 mod replica;

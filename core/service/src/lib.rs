@@ -42,6 +42,9 @@ pub struct RequestContext {
     pub peer: SocketAddr,
 }
 
+/// What comes of opening a subscription.
+pub type Subscribed<S> = Result<(SubscriptionOpened, S), ServiceError>;
+
 /// What a broker does for clients.
 pub trait Service: Send + Sync + 'static {
     /// An open produce session.
@@ -70,7 +73,7 @@ pub trait Service: Send + Sync + 'static {
         &self,
         context: RequestContext,
         open: OpenSubscription,
-    ) -> impl Future<Output = Result<(SubscriptionOpened, Self::Subscription), ServiceError>> + Send;
+    ) -> impl Future<Output = Subscribed<Self::Subscription>> + Send;
 }
 
 /// A stream of batches into one partition.

@@ -66,7 +66,8 @@ pub enum PayloadKind {
 ///
 /// Without --rate the load is as much as the broker takes. With --rate it is open loop: records are
 /// due at fixed times whether the broker keeps up or not, and latency counts from when a record was
-/// due, so that a stall is not hidden (coordinated omission).
+/// due, so that a stall is not hidden (coordinated omission). Above 10,000 records a second and
+/// producer they come due in bursts, every 100 microseconds.
 #[derive(Args, Clone, Debug)]
 #[command(
     args_conflicts_with_subcommands = true,

@@ -30,6 +30,14 @@ pub struct BatchingArgs {
     /// The most bytes of records that are queued or on their way; beyond it, sending waits
     #[arg(long, value_name = "SIZE", default_value = "64MiB")]
     pub buffer_bytes: ByteSize,
+    /// How long a record may take to be stored, retries included, before it counts as failed
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "2m",
+        value_parser = humantime::parse_duration
+    )]
+    pub delivery_timeout: Duration,
     /// Batches on the way to one partition at a time
     #[arg(long, value_name = "COUNT", default_value_t = 5)]
     pub max_in_flight: usize,

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+/// Above one record a tick, those of one tick are due together: to wait for each alone would take
+/// the load a wake-up, and so more of a processor than the broker takes to store it.
+const TICK_NS: f64 = 100_000.0;
+
 /// When the records of one producer are due.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) enum Schedule {
@@ -34,6 +38,11 @@ impl Schedule {
             Self::Maximum => now,
             Self::Every { first, interval_ns } => {
                 let after_ns = crate::values::as_f64(number) * interval_ns;
+                let after_ns = if *interval_ns < TICK_NS {
+                    (after_ns / TICK_NS).floor() * TICK_NS
+                } else {
+                    after_ns
+                };
                 *first + Duration::from_nanos(1).mul_f64(after_ns)
             }
         }
@@ -132,6 +141,17 @@ mod tests {
         assert_eq!(due(1, 0), Duration::from_micros(1_001_000));
         assert_eq!(due(0, 1), Duration::from_micros(1_002_000));
         assert_eq!(due(1, 500), Duration::from_micros(2_001_000));
+    }
+
+    #[test]
+    fn fast_records_come_due_in_ticks() {
+        let start = Duration::from_secs(1);
+        let schedule = Schedule::new(Some(80_000), start, 0, 1);
+        let due: Vec<_> = (0..17).map(|number| schedule.due(number, start) - start).collect();
+        let tick = Duration::from_micros(100);
+        assert_eq!(due[..8], [Duration::ZERO; 8]);
+        assert_eq!(due[8..16], [tick; 8]);
+        assert_eq!(due[16], 2 * tick);
     }
 
     #[test]

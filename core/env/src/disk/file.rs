@@ -9,6 +9,7 @@ mod engine;
 mod names;
 mod node;
 mod os;
+mod pool;
 mod queue;
 
 use std::fmt;
@@ -137,6 +138,17 @@ impl FileDisk {
     #[must_use]
     pub fn fence_reason(&self) -> Option<Arc<str>> {
         self.engine.fence.reason()
+    }
+
+    /// Makes the system forget what it has cached of every file, so that the next reads come from
+    /// the device: after a failed sync the cache may hold what the device never got. Call it before
+    /// anything is written.
+    ///
+    /// # Errors
+    /// [`FileDiskError::Io`] where a directory or file cannot be opened.
+    pub fn drop_page_cache(&self) -> Result<(), FileDiskError> {
+        let root = self.engine.root.clone();
+        os::drop_page_cache(&root).map_err(|source| FileDiskError::Io { root, source })
     }
 
     /// What the disk has done.

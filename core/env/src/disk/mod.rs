@@ -76,8 +76,9 @@ pub type DiskResult<T> = Result<T, DiskError>;
 
 /// Takes the completions of the operations submitted on one file.
 ///
-/// Must not panic. Called once for each operation that [`Disk::submit_write`] or [`Disk::submit_sync`] answered
-/// with [`Poll::Pending`], from a thread of the disk's, never from within the submitting call.
+/// Must not panic. Called once for each operation that [`Disk::submit_write`] or
+/// [`Disk::submit_sync`] answered with [`Poll::Pending`], from a thread of the disk's, never from
+/// within the submitting call.
 pub trait Completions: Debug + Send + Sync {
     /// The operation named `token` on `file` ended with `result`.
     fn complete(&self, file: FileId, token: OpToken, result: DiskResult<()>);

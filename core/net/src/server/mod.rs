@@ -15,10 +15,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
 use millstream_service::Service;
 use millstream_types::limits::FRAME_BODY_BYTES_MAX;
 use millstream_types::{BrokerId, ClusterId};
-use quinn::{Endpoint, Incoming};
+use quinn::{Endpoint, EndpointConfig, Incoming};
+use quinn_proto::HashedConnectionIdGenerator;
 use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -37,6 +39,29 @@ use crate::transport::{
 /// How long a stopped server waits for its last packets to be acknowledged.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Makes the tokens of stateless resets (RFC 9000, section 10.3). A broker that keeps its key over
+/// a crash can tell the clients of its earlier life at once that their connections are gone; with a
+/// fresh key they find out by their idle timeout. Secret: whoever has it can end connections.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct ResetKey(pub [u8; 32]);
+
+impl std::fmt::Debug for ResetKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ResetKey(..)")
+    }
+}
+
+impl ResetKey {
+    fn configure(self, config: &mut EndpointConfig) {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &self.0);
+        config.reset_key(Arc::new(key));
+        // Connection ids carry a check that tells ours from random ones before a reset is sent;
+        // it has to be the same in the next life.
+        let ids = self.0.first_chunk().copied().map_or(0, u64::from_be_bytes);
+        config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
+    }
+}
+
 /// What a server is made of.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -48,6 +73,8 @@ pub struct ServerConfig {
     pub cluster: ClusterId,
     /// The broker, as clients are told.
     pub broker: BrokerId,
+    /// The key of this broker's stateless resets; `None` makes one for this run alone.
+    pub reset_key: Option<ResetKey>,
     /// Connections in all.
     pub connections_max: usize,
     /// Connections from one IPv4 address or one IPv6 /64.
@@ -75,6 +102,7 @@ impl ServerConfig {
             tls,
             cluster,
             broker,
+            reset_key: None,
             connections_max: 4096,
             connections_per_address_max: 256,
             validate_above_handshakes: 64,
@@ -147,8 +175,11 @@ impl<S: Service> Server<S> {
             .migration(false);
         let listen = config.listen;
         let failed = |source| BindError::Listen { address: listen, source };
-        let endpoint =
-            endpoint::bind(config.transport.endpoint(), Some(quic), listen).map_err(failed)?;
+        let mut endpoint_config = config.transport.endpoint();
+        if let Some(key) = config.reset_key {
+            key.configure(&mut endpoint_config);
+        }
+        let endpoint = endpoint::bind(endpoint_config, Some(quic), listen).map_err(failed)?;
         let address = endpoint.local_addr().map_err(failed)?;
         let (stop, stopped) = watch::channel(None);
         let shared = Shared {

@@ -262,6 +262,18 @@ fn record_checksum(
     ])
 }
 
+/// Reads `bytes` as a file of the log, and as the payload of a record of `kind`; for fuzzing alone.
+#[cfg(fuzzing)]
+pub fn fuzz(kind: u8, bytes: &[u8]) {
+    drop(FileHeader::decode(bytes));
+    if let Some(record) = sound_record(bytes, 1, 0) {
+        drop(record.decode());
+    }
+    if let Some(kind) = Kind::from_byte(kind) {
+        drop(Record::decode(kind, bytes));
+    }
+}
+
 /// Takes fixed-size pieces off the front of a slice.
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 

@@ -482,7 +482,8 @@ proptest! {
     #[test]
     fn acknowledgements_read_back(base in 0..i64::MAX, time: i64, throttle_ms: u32) {
         let base_offset = Offset::new(base).unwrap();
-        let ack = Reply(Ok(ProduceAck { base_offset, append_time: TimestampMs(time), throttle_ms }));
+        let append_time = TimestampMs(time);
+        let ack = Reply(Ok(ProduceAck { base_offset, append_time, throttle_ms }));
         let frame = ack.to_frame().unwrap();
         prop_assert_eq!(Reply::from_body(&frame[FRAME_HEADER_BYTES..]).unwrap(), ack);
     }

@@ -14,6 +14,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::node::{Handle, Handles, Node, OpenFile};
+use super::pool::ReadPool;
 use super::queue::WorkQueue;
 use super::{FileDiskConfig, FileDiskStats, os};
 use crate::disk::path::{io_error, not_open, parent};
@@ -33,6 +34,7 @@ pub(super) struct Engine {
     pub(super) files: RwLock<BTreeMap<FileId, Arc<OpenFile>>>,
     pub(super) names: Mutex<BTreeMap<PathBuf, Arc<Node>>>,
     pub(super) handles: Mutex<Handles>,
+    reads: Arc<ReadPool>,
     writes: WorkQueue<WriteJob>,
     syncs: WorkQueue<Arc<Node>>,
     /// Sync requests waiting.
@@ -97,6 +99,7 @@ impl Engine {
             inline_write_bytes_max: config.inline_write_bytes_max,
             queue_ops_max: config.queue_ops_max,
             fence: Fence::default(),
+            reads: Arc::default(),
             counters: Counters::default(),
             ids: AtomicU64::new(1),
             files: RwLock::default(),
@@ -226,8 +229,8 @@ impl Engine {
     }
 
     pub(super) fn read_at(&self, node: &Arc<Node>, at: u64, len: usize) -> DiskResult<Bytes> {
-        let read = os::read_at(&*self.handle(node)?, at, len);
-        Ok(Bytes::from(read.map_err(|error| self.error_of(node, error))?))
+        let read = os::read_at(&*self.handle(node)?, at, len, &self.reads);
+        Ok(self.reads.share(read.map_err(|error| self.error_of(node, error))?))
     }
 
     fn error_of(&self, node: &Node, error: io::Error) -> DiskError {

@@ -8,6 +8,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 
+use super::pool::ReadPool;
+
 /// Pieces of a small write, whose vector lives on the stack at no cost worth naming.
 #[cfg(target_os = "linux")]
 const PIECES_FEW: usize = 16;
@@ -84,8 +86,32 @@ fn write_vectored<const N: usize>(file: &File, position: u64, data: &[Bytes]) ->
     }
 }
 
+/// Makes the system forget what it has cached of the files below `dir`.
+pub(super) fn drop_page_cache(dir: &Path) -> io::Result<()> {
+    let mut dirs = vec![dir.to_path_buf()];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                dirs.push(entry.path());
+            } else {
+                let file = OpenOptions::new().read(true).open(entry.path())?;
+                #[cfg(target_os = "linux")]
+                rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+                drop(file);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Reads up to `len` bytes at `position`; fewer only at the end of the file.
-pub(super) fn read_at(file: &File, position: u64, len: usize) -> io::Result<Vec<u8>> {
+pub(super) fn read_at(
+    file: &File,
+    position: u64,
+    len: usize,
+    pool: &ReadPool,
+) -> io::Result<Vec<u8>> {
     /// Up to here the room is taken unasked; above, only as much as the file has.
     const UNASKED_BYTES_MAX: usize = 64 * 1024;
     let mut room = len;
@@ -93,8 +119,8 @@ pub(super) fn read_at(file: &File, position: u64, len: usize) -> io::Result<Vec<
         let left = file.metadata()?.len().saturating_sub(position);
         room = len.min(usize::try_from(left).unwrap_or(usize::MAX));
     }
-    let mut out = Vec::with_capacity(room);
-    // The allocator may give more room than asked for, so stop at `room`, not at the capacity.
+    let mut out = pool.take(room);
+    // The buffer may have more room than asked for, so stop at `room`, not at the capacity.
     while out.len() < room {
         let at = position.saturating_add(out.len() as u64);
         match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut out), at) {
@@ -150,7 +176,7 @@ mod tests {
             pieces.push(Bytes::from(piece));
         }
         write_all_at(&file, 5, &pieces).unwrap();
-        assert_eq!(read_at(&file, 0, usize::MAX >> 1).unwrap(), expected);
+        assert_eq!(read_at(&file, 0, usize::MAX >> 1, &ReadPool::default()).unwrap(), expected);
     }
 
     #[test]

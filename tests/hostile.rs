@@ -1,0 +1,173 @@
+//! Whatever comes in on the QUIC port, the broker lives, its memory stays bounded and its other
+//! clients notice nothing.
+//!
+//! A soak: `MILLSTREAM_HOSTILE_SECONDS=60 cargo test -p millstream-tests --test hostile`. With
+//! `MILLSTREAM_ATTACK=flood`, only attacks with that in their name.
+
+#[path = "hostile/attacker.rs"]
+mod attacker;
+#[path = "hostile/attacks.rs"]
+mod attacks;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use millstream_tests::{
+    Broker, Options, json_lines, knob, pause, produce, resident_kib, success, topics, wait_until,
+};
+use serde_json::json;
+
+use attacker::Attacker;
+
+/// What the attacks may make the broker grow by, however long they last. The connection that holds
+/// back large frames may keep 128 MiB of them and its window of 64 MiB, one reader that never
+/// reads its send window of 16 MiB; the rest is for the many that hold little.
+const GROWTH_KIB_MAX: u64 = 384 << 10;
+/// What may stay of that afterwards.
+const LASTING_GROWTH_KIB_MAX: u64 = 96 << 10;
+/// Records a second of the pair that behaves.
+const RATE: &str = "400";
+const ENDS_WITHIN: Duration = Duration::from_secs(60);
+const SAMPLE_EVERY: Duration = Duration::from_millis(100);
+const BETWEEN_ROUNDS: Duration = Duration::from_millis(5);
+
+/// A producer and a consumer that follow the rules and check every record.
+fn well_behaved(broker: &Broker, seconds: u64) -> Result<Child> {
+    let mut command = broker.command()?;
+    command.args(["bench", "--mode", "both", "--partitions", "3", "--record-size", "512"]);
+    command.args(["--rate", RATE, "--duration", &format!("{seconds}s"), "-o", "json"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Ok(command.spawn()?)
+}
+
+/// A topic with some megabytes to read, and its id for those who speak the protocol.
+fn topic_to_abuse(broker: &Broker) -> Result<[u8; 16]> {
+    success(&broker.millstream(&["topic", "create", "bait"])?)?;
+    let record = json!({"value": "x".repeat(60_000)});
+    produce(broker, "bait", &vec![record; 200], &[])?;
+    let listed = topics(broker)?;
+    let (_, id) = listed.iter().find(|(name, _)| name == "bait").context("no topic")?;
+    let mut bytes = [0; 16];
+    for (place, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&id[2 * place..2 * place + 2], 16)?;
+    }
+    Ok(bytes)
+}
+
+/// How an attack went.
+#[derive(Debug)]
+struct Outcome {
+    name: &'static str,
+    /// Rounds that got as far as they meant to.
+    done: u64,
+    /// Rounds that did not: with so much going on, the broker may turn clients away.
+    stopped: u64,
+    /// What stopped the last of these.
+    last: String,
+}
+
+/// Runs every attack at once, over and over, until `stop`.
+fn attack(
+    broker: SocketAddr,
+    ca: &Path,
+    bait: [u8; 16],
+    stop: &Arc<AtomicBool>,
+) -> Result<Vec<Outcome>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let attacker = Arc::new(Attacker::new(broker, ca, bait)?);
+        let mut tasks = Vec::new();
+        let only = std::env::var("MILLSTREAM_ATTACK").unwrap_or_default();
+        let chosen = attacks::ALL.iter().filter(|(name, _)| name.contains(&only));
+        for (number, (name, run)) in chosen.enumerate() {
+            let (attacker, stop) = (Arc::clone(&attacker), Arc::clone(stop));
+            tasks.push(tokio::spawn(async move {
+                let mut outcome = Outcome { name, done: 0, stopped: 0, last: String::new() };
+                let mut seed = number as u64;
+                while !stop.load(Ordering::Relaxed) {
+                    seed += 1000;
+                    match run(Arc::clone(&attacker), seed).await {
+                        Ok(()) => outcome.done += 1,
+                        Err(error) => {
+                            outcome.stopped += 1;
+                            outcome.last = format!("{error:#}");
+                        }
+                    }
+                    tokio::time::sleep(BETWEEN_ROUNDS).await;
+                }
+                outcome
+            }));
+        }
+        let mut outcomes = Vec::new();
+        for task in tasks {
+            outcomes.push(task.await.context("an attack itself failed")?);
+        }
+        Ok(outcomes)
+    })
+}
+
+#[test]
+fn garbage_harms_nobody_else() -> Result<()> {
+    let seconds = knob("MILLSTREAM_HOSTILE_SECONDS", 5)?;
+    let dir = tempfile::tempdir()?;
+    // As glibc does before it has seen larger ones freed: it gives back what is this large, so that
+    // memory which stays is held by the broker and not by the allocator.
+    let environment = vec![("MALLOC_MMAP_THRESHOLD_".to_owned(), "131072".to_owned())];
+    let options = Options { environment, ..Options::default() };
+    let mut broker = Broker::start_with(&dir.path().join("data"), &options)?;
+    let bait = topic_to_abuse(&broker)?;
+    // It grows by its own work, too: that is not to be blamed on the attacks.
+    let output = well_behaved(&broker, 1)?.wait_with_output()?;
+    success(&output)?;
+    let before = resident_kib(broker.pid())?;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let attacking = {
+        let (stop, address, ca) = (Arc::clone(&stop), broker.quic(), broker.ca().to_owned());
+        std::thread::spawn(move || attack(address, &ca, bait, &stop))
+    };
+    let mut pair = well_behaved(&broker, seconds)?;
+    let mut peak = before;
+    let ended =
+        wait_until("the end of the pair", ENDS_WITHIN + 2 * Duration::from_secs(seconds), || {
+            peak = peak.max(resident_kib(broker.pid())?);
+            pause(SAMPLE_EVERY);
+            Ok(pair.try_wait()?.is_some())
+        });
+    stop.store(true, Ordering::Relaxed);
+    let outcomes = attacking.join().map_err(|_| anyhow::anyhow!("the attacker panicked"))??;
+    if ended.is_err() {
+        pair.kill()?;
+    }
+    let output = pair.wait_with_output()?;
+    ended.with_context(|| broker.log())?;
+    let report = success(&output).context("the pair that behaves was harmed")?;
+    let report = json_lines(&report)?.pop().context("no report")?;
+    let now = resident_kib(broker.pid())?;
+    println!("resident memory: {before} KiB before, {peak} KiB at most, {now} KiB at the end");
+    for Outcome { name, done, stopped, last } in &outcomes {
+        println!("{name}: {done} rounds, {stopped} stopped early {last}");
+    }
+    println!("the pair that behaved: {report}");
+
+    assert!(broker.is_running()?, "the broker is gone");
+    for outcome in outcomes {
+        assert!(outcome.done > 0, "an attack that never came through proves nothing: {outcome:?}");
+    }
+    let growth = peak.saturating_sub(before);
+    assert!(growth < GROWTH_KIB_MAX, "the broker grew by {growth} KiB");
+    // The last of them are gone once their handshakes have timed out, and so is what they held.
+    wait_until("for the memory to be given back", ENDS_WITHIN, || {
+        Ok(resident_kib(broker.pid())? < before + LASTING_GROWTH_KIB_MAX)
+    })?;
+    success(&well_behaved(&broker, 1)?.wait_with_output()?).context("after the attacks")?;
+    let (status, log) = broker.terminate(ENDS_WITHIN)?;
+    assert!(status.success(), "{status}: {log}");
+    assert!(!log.contains("panicked"), "{log}");
+    Ok(())
+}
