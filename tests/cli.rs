@@ -326,3 +326,27 @@ fn completions_are_made_for_each_shell() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn changes_that_come_again_change_nothing() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let broker = Broker::start(&dir.path().join("data"))?;
+    let topic = |arguments: &[&str]| broker.millstream(&[&["topic"], arguments].concat());
+    for _ in 0..2 {
+        success(&topic(&["create", "t", "--partitions", "2"])?)?;
+    }
+    let other = failure(&topic(&["create", "t", "--partitions", "3"])?, 1)?;
+    assert!(other.contains("other settings"), "{other}");
+    for _ in 0..2 {
+        let change = ["alter", "t", "--partitions", "4", "--config", "retention.ms=777000"];
+        success(&topic(&change)?)?;
+    }
+    let refused = ["alter", "t", "--partitions", "3", "--config", "retention.ms=888000"];
+    failure(&topic(&refused)?, 1)?;
+    let described = success(&topic(&["describe", "t", "-o", "json"])?)?;
+    assert!(described.contains("777000") && !described.contains("888000"), "{described}");
+    success(&topic(&["delete", "t"])?)?;
+    failure(&topic(&["delete", "t"])?, 1)?;
+    success(&topic(&["delete", "t", "--if-exists"])?)?;
+    Ok(())
+}

@@ -1,7 +1,7 @@
 //! Nobody comes in who should not: beyond loopback a broker wants to know its clients, a client
 //! wants to know its broker, and keys are for their owner.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +13,11 @@ const WITHIN: Duration = Duration::from_secs(60);
 
 fn beyond_loopback(arguments: &[&str]) -> Options {
     Options {
-        arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+        arguments: ["--advertised", "127.0.0.1"]
+            .iter()
+            .chain(arguments)
+            .map(|&argument| argument.to_owned())
+            .collect(),
         listen: SocketAddr::from(([0, 0, 0, 0], 0)),
         ..Options::default()
     }
@@ -41,6 +45,49 @@ fn beyond_loopback_a_broker_asks_who_is_there() -> Result<()> {
 
     let broker = Broker::start_with(&data, &beyond_loopback(&["--insecure"]))?;
     success(&topic_list(&broker, &[])?)?;
+    Ok(())
+}
+
+#[test]
+fn clients_reach_the_endpoint_that_they_are_told() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let everywhere = beyond_loopback(&["--insecure"]);
+    let v6 = Options { listen: SocketAddr::from((Ipv6Addr::LOCALHOST, 0)), ..Options::default() };
+    for (name, options) in [("everywhere", everywhere), ("v6", v6)] {
+        let broker = Broker::start_with(&dir.path().join(name), &options)?;
+        let client = |arguments: &[&str], input: &[u8]| -> Result<std::process::Output> {
+            let mut client = broker.command()?;
+            if broker.quic().ip().is_unspecified() {
+                client.env("MILLSTREAM_BOOTSTRAP", format!("127.0.0.1:{}", broker.quic().port()));
+            }
+            client.args(arguments);
+            run(client, input, WITHIN)
+        };
+        success(&client(&["topic", "create", "t"], &[])?)?;
+        success(&client(&["produce", "t"], b"one\ntwo\n")?)?;
+        assert_eq!(success(&client(&["consume", "t"], &[])?)?, "one\ntwo\n", "{name}");
+    }
+
+    let nowhere = Options {
+        arguments: vec!["--insecure".to_owned()],
+        listen: SocketAddr::from(([0, 0, 0, 0], 0)),
+        ..Options::default()
+    };
+    let refused = Broker::start_with(&dir.path().join("nowhere"), &nowhere);
+    let refused = format!("{:#}", refused.err().context("it must not start")?);
+    assert!(refused.contains("advertised"), "{refused}");
+    Ok(())
+}
+
+#[test]
+fn a_lost_authority_key_is_not_replaced_in_silence() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let data = dir.path().join("data");
+    Broker::start(&data)?.terminate(Duration::from_secs(30))?;
+    std::fs::remove_file(data.join("tls/ca.key"))?;
+    let refused = Broker::start(&data);
+    let refused = format!("{:#}", refused.err().context("it must not start")?);
+    assert!(refused.contains("ca.key"), "{refused}");
     Ok(())
 }
 

@@ -85,16 +85,21 @@ impl BrokerService {
         &self,
         request: DeleteTopicRequest,
     ) -> Result<DeleteTopicResponse, ServiceError> {
-        let Some(topic) = self.quorum.state().topic_named(&request.name).map(|topic| topic.id)
-        else {
-            return if request.if_exists {
-                Ok(DeleteTopicResponse { topic: None })
-            } else {
+        let found = self.quorum.state().topic_named(&request.name).map(|topic| topic.id);
+        // Without such a topic the command is put all the same, for no topic: where it is a retry,
+        // the quorum knows it by its id and answers as it did at first.
+        let topic = found.unwrap_or(TopicId::NIL);
+        match self.change(request.command.0, CommandBody::DeleteTopic { topic }).await {
+            Ok(Applied::TopicDeleted { topic }) => Ok(DeleteTopicResponse { topic: Some(topic) }),
+            Ok(_) => Ok(DeleteTopicResponse { topic: found }),
+            Err(error) if error.code == ErrorCode::UnknownTopic => {
+                if request.if_exists {
+                    return Ok(DeleteTopicResponse { topic: None });
+                }
                 Err(unknown_topic(&request.name))
-            };
-        };
-        self.change(request.command.0, CommandBody::DeleteTopic { topic }).await?;
-        Ok(DeleteTopicResponse { topic: Some(topic) })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) async fn alter_topic(
@@ -103,20 +108,28 @@ impl BrokerService {
     ) -> Result<AlterTopicResponse, ServiceError> {
         let state = self.quorum.state();
         let topic = state.topic_named(&request.name).ok_or_else(|| unknown_topic(&request.name))?;
-        let (topic, mut partitions) = (topic.id, partition_count(topic));
+        let (topic, had) = (topic.id, partition_count(topic));
+        let total = request.partitions.unwrap_or(had);
+        // Refused before anything is changed: the two halves of the request are two commands.
+        if total < had {
+            let message = format!(
+                "topic `{}` has {had} partitions and can only grow; ask for {had} or more",
+                request.name
+            );
+            return Err(ServiceError::new(ErrorCode::InvalidRequest, message));
+        }
         if !request.set.is_empty() || !request.remove.is_empty() {
             let remove: BTreeSet<String> = request.remove.into_iter().collect();
             let body = CommandBody::AlterTopicConfigs { topic, set: request.set, remove };
             self.change(request.command.0, body).await?;
         }
-        if let Some(total) = request.partitions {
+        if total > had {
             // A second command of the same request: its id follows from the first's.
             let mut command = request.command.0;
             command[0] ^= 0xff;
             self.change(command, CommandBody::AddPartitions { topic, total }).await?;
-            partitions = total;
         }
-        Ok(AlterTopicResponse { topic, partitions })
+        Ok(AlterTopicResponse { topic, partitions: total })
     }
 
     pub(crate) fn describe_topics(
@@ -211,10 +224,13 @@ impl BrokerService {
         let looked = handle.with(|partition| {
             let positions = partition.positions();
             let log = partition.log();
-            (positions, log.size_bytes(), log.segment_count())
+            (positions, log.size_bytes(), log.segment_count(), log.failure().is_some())
         });
         match looked {
-            Ok((positions, bytes, segments)) => {
+            Ok((positions, bytes, segments, failed)) => {
+                if failed {
+                    description.error = ErrorCode::StorageFenced;
+                }
                 description.log_start = positions.start;
                 description.high_watermark = positions.high_watermark;
                 description.log_end = positions.end;

@@ -19,12 +19,24 @@ const CLUSTER_CA: &str = "cluster";
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
     /// A file cannot be read or written.
-    #[error("{path}: {source}")]
+    #[error("{}: {source}", path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// The operating system's reason.
         source: std::io::Error,
+    },
+    /// The cluster's authority has lost its key.
+    #[error(
+        "{} is there, but its key {} is not. Put the key back from a copy; or, to start over with \
+         an authority that no client trusts yet, remove {} too",
+        cert.display(), key.display(), cert.display()
+    )]
+    LostKey {
+        /// The missing key.
+        key: PathBuf,
+        /// The authority's certificate.
+        cert: PathBuf,
     },
     /// A certificate or key cannot be made or used.
     #[error(transparent)]
@@ -116,9 +128,15 @@ fn load_or_create(
     now: TimestampMs,
 ) -> Result<Authority, CertificateError> {
     let (cert, key) = (dir.join("ca.pem"), dir.join("ca.key"));
-    if key.exists() && cert.exists() {
-        let identity = Identity { chain_pem: read(&cert)?, key_pem: read(&key)? };
-        return Ok(Authority::load(identity)?);
+    match (cert.exists(), key.exists()) {
+        (true, true) => {
+            let identity = Identity { chain_pem: read(&cert)?, key_pem: read(&key)? };
+            return Ok(Authority::load(identity)?);
+        }
+        // A new authority would be a stranger to every client that trusts this one.
+        (true, false) => return Err(CertificateError::LostKey { key, cert }),
+        // The first start died between the two files: nobody has seen a certificate yet.
+        (false, _) => {}
     }
     let authority = Authority::create(cluster, now)?;
     // The certificate last: where it stands, its key stands too.
@@ -157,10 +175,16 @@ fn write_secret(path: &Path, text: &str) -> Result<(), CertificateError> {
 
 /// Puts a file in place, whole or not at all.
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), CertificateError> {
-    let temporary = path.with_extension("new");
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
     let put = || {
+        // One left by a crash may have other permissions than it should.
+        match std::fs::remove_file(&temporary) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let mut options = std::fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true);
+        options.write(true).create_new(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
         let mut file = options.open(&temporary)?;

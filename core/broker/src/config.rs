@@ -184,6 +184,41 @@ impl Default for LimitsSection {
     }
 }
 
+/// An endpoint as the operator wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Advertised {
+    /// A host name or address; IPv6 in brackets.
+    pub(crate) host: String,
+    /// `None` for the port listened on.
+    pub(crate) port: Option<u16>,
+}
+
+impl Advertised {
+    /// The host as certificates have it.
+    pub(crate) fn bare_host(&self) -> &str {
+        self.host.trim_matches(['[', ']'])
+    }
+
+    /// Reads `host`, `host:port`, `[v6]` or `[v6]:port`; `None` for anything else.
+    fn parse(text: &str) -> Option<Self> {
+        let bracketed = text.starts_with('[');
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, _)) if bracketed && !host.ends_with(']') => (text, None),
+            Some((host, port)) => (host, Some(port.parse().ok()?)),
+            None => (text, None),
+        };
+        let named = !host.is_empty() && (bracketed || !host.contains(':'));
+        named.then(|| Self { host: host.to_owned(), port })
+    }
+}
+
+impl ListenSection {
+    /// What clients are told to use instead of the listen address.
+    pub(crate) fn advertised(&self) -> Option<Advertised> {
+        Advertised::parse(&self.advertised)
+    }
+}
+
 impl BrokerConfig {
     /// Reads the layers in order and checks the result. `file` may be absent; `env` is the
     /// process's environment; `overrides` are `section.key = value` pairs from the command line.
@@ -247,6 +282,11 @@ impl BrokerConfig {
         within("limits.handshake_timeout_ms", self.limits.handshake_timeout_ms, 100, 60_000)?;
         within("limits.idle_timeout_ms", self.limits.idle_timeout_ms, 1_000, 600_000)?;
         within("listen.mtu_max", u64::from(self.listen.mtu_max), 1_200, 6_500)?;
+        within("broker.network_threads", self.broker.network_threads as u64, 0, 1024)?;
+        within("broker.shutdown_grace_ms", self.broker.shutdown_grace_ms, 0, 600_000)?;
+        let tail = self.storage.tail_cache_bytes;
+        within("storage.tail_cache_bytes", tail, 0, 1 << 50)?;
+        self.check_advertised()?;
         if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
             return Err(ConfigError::OutOfRange {
                 key: "tls.cert_file",
@@ -264,6 +304,26 @@ impl BrokerConfig {
             });
         }
         Ok(())
+    }
+}
+
+impl BrokerConfig {
+    /// Clients must be able to reach what they are told.
+    fn check_advertised(&self) -> Result<(), ConfigError> {
+        let listen = &self.listen;
+        let malformed = !listen.advertised.is_empty() && listen.advertised().is_none();
+        let unreachable = listen.advertised.is_empty() && listen.quic.ip().is_unspecified();
+        if !malformed && !unreachable {
+            return Ok(());
+        }
+        Err(ConfigError::OutOfRange {
+            key: "listen.advertised",
+            value: format!("{:?}", listen.advertised),
+            rule: format!(
+                "write host:port as clients reach this broker; {} is no address to connect to",
+                if malformed { &*listen.advertised } else { "the listen address" }
+            ),
+        })
     }
 }
 
@@ -357,10 +417,25 @@ mod tests {
     fn beyond_loopback_needs_authentication_or_insecure() {
         let load = |pairs: &[(&str, &str)]| BrokerConfig::load(None, env(&[]), &overrides(pairs));
         let open = ("listen.quic", "0.0.0.0:9092");
-        let error = load(&[open]).expect_err("no authentication").to_string();
+        let named = ("listen.advertised", "broker.example:9092");
+        let error = load(&[open, named]).expect_err("no authentication").to_string();
         assert!(error.contains("--insecure"), "{error}");
-        assert!(load(&[open, ("tls.insecure", "true")]).is_ok());
-        assert!(load(&[open, ("tls.client_ca_file", "cluster")]).is_ok());
+        assert!(load(&[open, named, ("tls.insecure", "true")]).is_ok());
+        assert!(load(&[open, named, ("tls.client_ca_file", "cluster")]).is_ok());
+        let error = load(&[open, ("tls.insecure", "true")]).expect_err("nowhere").to_string();
+        assert!(error.contains("listen.advertised"), "{error}");
+    }
+
+    #[test]
+    fn an_advertised_endpoint_is_a_host_and_perhaps_a_port() {
+        let parse = |text| Advertised::parse(text).map(|at| (at.host, at.port));
+        assert_eq!(parse("a.example:7"), Some(("a.example".to_owned(), Some(7))));
+        assert_eq!(parse("a.example"), Some(("a.example".to_owned(), None)));
+        assert_eq!(parse("[::1]:7"), Some(("[::1]".to_owned(), Some(7))));
+        assert_eq!(parse("[::1]"), Some(("[::1]".to_owned(), None)));
+        for text in ["", "a:b", ":7", "::1", "a:70000"] {
+            assert_eq!(parse(text), None, "{text:?}");
+        }
     }
 
     #[test]

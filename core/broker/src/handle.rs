@@ -148,6 +148,10 @@ impl PartitionHandle {
         // The CRC is taken before the lock: it is the costly part and needs nothing behind it.
         let batch = IncomingBatch::validate(bytes, BATCH_BYTES_MAX)
             .map_err(|error| ServiceError::new(error.code(), error.to_string()))?;
+        // So is a look inside: a batch whose records cannot be read would stop every consumer.
+        batch
+            .check_records()
+            .map_err(|error| ServiceError::new(error.code(), error.to_string()))?;
         let now = self.clock.wall();
         self.with_open(|partition| {
             partition.append(now, batch).map_err(|error| {
@@ -191,8 +195,13 @@ impl PartitionHandle {
 
     /// Takes up changed settings.
     pub(crate) fn configure(&self, config: PartitionConfig) {
+        let now = self.clock.wall();
         // A stopped partition has nothing to configure.
-        let _stopped = self.with_open(|partition| partition.configure(config));
+        let _stopped = self.with_open(|partition| {
+            if let Err(error) = partition.configure(now, config) {
+                self.note(&error);
+            }
+        });
     }
 
     /// Ends the partition's life on this broker: sessions and subscriptions get `error`. The log
@@ -223,7 +232,9 @@ impl PartitionHandle {
             State::Stopped(error) => return Err(error.clone()),
         };
         let result = act(partition);
-        let now = progress_of(partition);
+        let mut now = progress_of(partition);
+        // A log that has failed takes nothing more and will answer nothing that waits.
+        now.stopped = partition.log().failure().map(|error| failed(&error));
         // Published under the lock, so that progress is seen in order.
         self.progress.send_if_modified(|before| {
             let moved = *before != now;
@@ -247,6 +258,15 @@ impl PartitionHandle {
         // A panic in a section leaves the partition as it was before the step that failed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A failed log as clients see it.
+fn failed(error: &DiskError) -> ServiceError {
+    let message = format!(
+        "the partition has stopped, since its disk failed: {error}. Restart the broker once the \
+         disk works again"
+    );
+    ServiceError::new(ErrorCode::StorageFenced, message)
 }
 
 fn progress_of(partition: &Partition) -> Progress {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millstream_log::{ReadError, ReadPlan};
+use millstream_log::{Cursor, ReadPlan};
 use millstream_service::ServiceError;
 use millstream_types::{ErrorCode, Offset, TimestampMs};
 use millstream_wire::api::{ListOffsetsRequest, ListOffsetsResponse, OffsetSpec, PartitionOffset};
@@ -10,6 +10,12 @@ use millstream_wire::batch::Batch;
 
 use crate::handle::{PartitionHandle, read_error};
 use crate::service::{BrokerService, NO_TIMESTAMP};
+
+/// Bytes read at once while searching for a time.
+const SEARCH_BYTES: usize = 256 * 1024;
+
+/// A record's offset and timestamp, if it was found, and where to read on.
+type Searched = (Option<(Offset, TimestampMs)>, Option<Cursor>);
 
 impl BrokerService {
     pub(crate) async fn list_offsets(
@@ -67,25 +73,58 @@ pub(crate) async fn at_timestamp(
         partition.log().offset_for_timestamp(timestamp, committed)
     })?;
     let Some(lookup) = lookup else { return Ok(None) };
-    let Some(hit) = blocking(move || lookup.load()).await? else { return Ok(None) };
-    let bytes = match handle.read(hit.cursor, 1)? {
-        ReadPlan::Memory { batches, .. } => batches.into_iter().next().unwrap_or_default(),
-        ReadPlan::File(read) => blocking(move || read.load()).await?.batches,
-        ReadPlan::Empty => return Ok(None),
+    let hit = blocking(move || lookup.load().map_err(|error| read_error(&error))).await?;
+    let mut at = match hit {
+        Some(hit) => hit.cursor,
+        None => return Ok(None),
     };
-    let (batch, _rest) = Batch::split_first(&bytes)
-        .map_err(|error| ServiceError::new(error.code(), error.to_string()))?;
-    first_record_at(&batch, timestamp)
+    // The batch was found by its header; where that promised a timestamp which none of its records
+    // has, the search goes on behind it.
+    loop {
+        let plan = handle.read(at, SEARCH_BYTES)?;
+        if matches!(plan, ReadPlan::Empty) {
+            return Ok(None);
+        }
+        let (found, next) = blocking(move || search(plan, timestamp)).await?;
+        match (found, next) {
+            (Some(found), _) => return Ok(Some(found)),
+            (None, Some(next)) if next.offset() > at.offset() => at = next,
+            (None, _) => return Ok(None),
+        }
+    }
 }
 
-/// Reads where reading may block.
+/// Looks for the record in what was planned to be read; returns where to read on, too. Blocks.
+fn search(plan: ReadPlan, timestamp: TimestampMs) -> Result<Searched, ServiceError> {
+    let (pieces, next) = match plan {
+        ReadPlan::Memory { batches, next } => (batches, next),
+        ReadPlan::File(read) => {
+            let loaded = read.load().map_err(|error| read_error(&error))?;
+            (vec![loaded.batches], loaded.next)
+        }
+        ReadPlan::Empty => return Ok((None, None)),
+    };
+    for mut rest in pieces {
+        while !rest.is_empty() {
+            let (batch, behind) = Batch::split_first(&rest)
+                .map_err(|error| ServiceError::new(error.code(), error.to_string()))?;
+            rest = behind;
+            let found = first_record_at(&batch, timestamp)?;
+            if found.is_some() {
+                return Ok((found, Some(next)));
+            }
+        }
+    }
+    Ok((None, Some(next)))
+}
+
+/// Runs what may block where it may.
 async fn blocking<T: Send + 'static>(
-    read: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+    read: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
 ) -> Result<T, ServiceError> {
-    let done = tokio::task::spawn_blocking(read).await.map_err(|error| {
+    tokio::task::spawn_blocking(read).await.map_err(|error| {
         ServiceError::new(ErrorCode::Internal, format!("the read ended: {error}"))
-    })?;
-    done.map_err(|error| read_error(&error))
+    })?
 }
 
 /// Looks inside the batch, as far as the record.
@@ -93,6 +132,9 @@ fn first_record_at(
     batch: &Batch,
     timestamp: TimestampMs,
 ) -> Result<Option<(Offset, TimestampMs)>, ServiceError> {
+    if batch.header().max_timestamp < timestamp {
+        return Ok(None);
+    }
     let corrupt = |reason: String| ServiceError::new(ErrorCode::CorruptBatch, reason);
     for record in batch.records().map_err(|error| corrupt(error.to_string()))? {
         let record = record.map_err(|error| corrupt(error.to_string()))?;

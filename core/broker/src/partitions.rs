@@ -67,6 +67,11 @@ impl Partitions {
         self.open.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// Why each partition that serves nobody does so.
+    pub(crate) fn stopped(&self) -> Vec<ServiceError> {
+        self.all().iter().filter_map(|handle| handle.with(|_| ()).err()).collect()
+    }
+
     /// Every handle, in order of topic id and partition.
     pub(crate) fn all(&self) -> Vec<Arc<PartitionHandle>> {
         self.open.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()

@@ -17,7 +17,7 @@ use millstream_types::{BrokerId, ClusterId, DirectoryId, ErrorCode, TimestampMs}
 
 use crate::admin::propose;
 use crate::certificates::{self, CertificateError};
-use crate::config::{BrokerConfig, ConfigError};
+use crate::config::{Advertised, BrokerConfig, ConfigError};
 use crate::directory::{self, DirectoryError, Identity};
 use crate::fence::Fence;
 use crate::ids::Ids;
@@ -57,6 +57,17 @@ pub enum RunError {
     /// A runtime or signal handler cannot be set up.
     #[error("the operating system refuses: {0}")]
     System(#[from] std::io::Error),
+    /// A repair found damage; the fence stays.
+    #[error(
+        "{count} partitions are damaged, the first: {first}. The broker's log names each. Restore \
+         those files from a copy, or delete their topics' directories, then run --repair again"
+    )]
+    Damaged {
+        /// How many partitions.
+        count: usize,
+        /// What is wrong with the first.
+        first: String,
+    },
     /// A sync failed: what is on the disk is unknown.
     #[error(
         "stopped, since a sync failed and what the disk holds is unknown: {reason}. Check the \
@@ -150,7 +161,7 @@ impl Broker {
         let led = Arc::clone(&partitions);
         metrics.add_gauges(move || vec![("partitions_led", led.len() as u64)]);
 
-        let advertised_host = host_of(&config.listen.advertised);
+        let advertised_host = config.listen.advertised().map(|at| at.bare_host().to_owned());
         let certificates = certificates::prepare(
             &config.broker.dir,
             &config.tls,
@@ -186,8 +197,7 @@ impl Broker {
         }
         partitions.reconcile(state).await;
         if repair {
-            let dir = config.broker.dir.clone();
-            directory::lift_fence(&*disk).map_err(|source| RunError::Directory { dir, source })?;
+            finish_repair(config, &*disk, &partitions)?;
         }
 
         let dir = absolute(&config.broker.dir);
@@ -231,6 +241,20 @@ impl Broker {
         }
         Ok(())
     }
+}
+
+/// Lifts the fence if every partition was read again without a fault.
+fn finish_repair(
+    config: &BrokerConfig,
+    disk: &dyn Disk,
+    partitions: &Partitions,
+) -> Result<(), RunError> {
+    let damaged = partitions.stopped();
+    if !damaged.is_empty() {
+        return Err(RunError::Damaged { count: damaged.len(), first: damaged[0].message.clone() });
+    }
+    let dir = config.broker.dir.clone();
+    directory::lift_fence(disk).map_err(|source| RunError::Directory { dir, source })
 }
 
 fn add_disk_metrics(metrics: &mut Metrics, disk: &Arc<FileDisk>) {
@@ -292,7 +316,7 @@ async fn register(
 ) -> Result<(), RunError> {
     let register = CommandBody::RegisterBroker {
         broker: identity.broker,
-        endpoints: vec![endpoint(&config.listen.advertised, quic)],
+        endpoints: vec![endpoint(config.listen.advertised().as_ref(), quic)],
         directories: vec![identity.directory],
     };
     let id = CommandId(u128::from_be_bytes(Ids::random().map_err(registration)?));
@@ -322,18 +346,13 @@ fn registration(error: ServiceError) -> RunError {
 }
 
 /// Where clients are told to find this broker.
-fn endpoint(advertised: &str, quic: SocketAddr) -> Endpoint {
-    let (host, port) = match advertised.rsplit_once(':') {
-        Some((host, port)) => (host.to_owned(), port.parse().unwrap_or(quic.port())),
-        None if advertised.is_empty() => (quic.ip().to_string(), quic.port()),
-        None => (advertised.to_owned(), quic.port()),
+fn endpoint(advertised: Option<&Advertised>, quic: SocketAddr) -> Endpoint {
+    let (host, port) = match advertised {
+        Some(at) => (at.host.clone(), at.port.unwrap_or(quic.port())),
+        None if quic.is_ipv6() => (format!("[{}]", quic.ip()), quic.port()),
+        None => (quic.ip().to_string(), quic.port()),
     };
     Endpoint { front: "quic".to_owned(), host, port }
-}
-
-fn host_of(advertised: &str) -> Option<String> {
-    let host = advertised.rsplit_once(':').map_or(advertised, |(host, _)| host);
-    (!host.is_empty()).then(|| host.trim_matches(['[', ']']).to_owned())
 }
 
 fn server_config(

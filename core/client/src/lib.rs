@@ -55,3 +55,8 @@ pub use millstream_types::{ErrorCode, Offset, TimestampMs};
 pub use millstream_wire::{Codec, Header, HeaderKey, HeaderRef, Headers, RecordRef};
 pub use producer::{Acks, Delivery, Producer, ProducerBuilder};
 pub use record::{ConsumerRecord, ProducerRecord, RecordMetadata};
+
+/// Compiles the README's example.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -142,6 +142,12 @@ impl PartitionLog {
         Ok(log)
     }
 
+    /// The failure after which the log takes nothing more, if there was one.
+    #[must_use]
+    pub fn failure(&self) -> Option<DiskError> {
+        self.failed.clone()
+    }
+
     /// Whose log it is.
     #[must_use]
     pub fn identity(&self) -> TopicPartition {

@@ -305,11 +305,16 @@ impl Partition {
         self.drive(now, Input::Trimmed { start })
     }
 
-    /// Takes up changed settings. The log's take effect with its next batch or segment.
-    pub fn configure(&mut self, config: PartitionConfig) {
+    /// Takes up changed settings. The log's take effect with its next batch or segment; where the
+    /// topic turns to fsync, what it holds is synced first.
+    ///
+    /// # Errors
+    /// [`LogError`] from the disk.
+    pub fn configure(&mut self, now: TimestampMs, config: PartitionConfig) -> Result<(), LogError> {
         self.log.set_config(config.log);
         self.replica.configure(config.replica);
         self.config = config;
+        self.observe(now)
     }
 
     /// Ends the partition's use, writing down how far its log is durable, so that the next start

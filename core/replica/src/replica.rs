@@ -189,6 +189,8 @@ impl Refusal {
 #[derive(Debug)]
 pub struct Replica {
     config: ReplicaConfig,
+    /// What the high watermark goes by now; see [`Replica::configure`].
+    durability: Durability,
     leading: Option<LeaderEpoch>,
     /// What each member of the in-sync set has kept; the local broker is always one of them.
     kept: BTreeMap<BrokerId, Offset>,
@@ -205,6 +207,7 @@ impl Replica {
         let positions = Positions { high_watermark: recovered.start, ..recovered };
         Self {
             config,
+            durability: config.durability,
             leading: None,
             kept: BTreeMap::new(),
             in_sync: BTreeSet::from([config.broker]),
@@ -236,9 +239,24 @@ impl Replica {
         self.producers.expire(before);
     }
 
-    /// Takes up a changed config.
-    pub const fn configure(&mut self, config: ReplicaConfig) {
+    /// Takes up a changed config. A topic that turns to fsync is held to it once what is committed
+    /// by then is durable: the owner has to sync for that.
+    pub fn configure(&mut self, config: ReplicaConfig) {
         self.config = config;
+        self.settle_durability();
+    }
+
+    /// Whether what is committed is not yet as durable as the config asks.
+    #[must_use]
+    pub fn is_settling(&self) -> bool {
+        self.durability != self.config.durability
+    }
+
+    fn settle_durability(&mut self) {
+        let behind = self.positions.durable < self.positions.high_watermark;
+        if !(self.config.durability == Durability::Fsync && behind) {
+            self.durability = self.config.durability;
+        }
     }
 
     /// Says where a batch goes, or that it is there already. Changes nothing: the batch has its
@@ -286,16 +304,17 @@ impl Replica {
             }
             Input::Synced { end } => {
                 self.positions.durable = self.positions.durable.max(end);
+                self.settle_durability();
                 self.advance(actions);
             }
             Input::Trimmed { start } => self.positions.start = self.positions.start.max(start),
         }
-        debug_assert_eq!(self.positions.check(self.config.durability), None);
+        debug_assert_eq!(self.positions.check(self.durability), None);
     }
 
     /// Moves the high watermark to the lowest end that every member of the in-sync set has kept.
     fn advance(&mut self, actions: &mut Vec<Action>) {
-        let local = match self.config.durability {
+        let local = match self.durability {
             Durability::Fsync => self.positions.durable,
             Durability::Replicated => self.positions.written,
         };
@@ -382,6 +401,24 @@ mod tests {
     }
 
     #[test]
+    fn a_topic_turned_to_fsync_is_held_to_it_once_its_past_is_durable() {
+        let mut replica = leader(Durability::Replicated);
+        let batch = header(Offset::ZERO, 10, -1, -1, -1);
+        let (ten, twenty) = (Offset::ZERO.plus(10), Offset::ZERO.plus(20));
+        step(&mut replica, Input::Stored { header: &batch });
+        step(&mut replica, Input::Written { end: ten });
+        replica.configure(config(Durability::Fsync));
+        assert!(replica.is_settling());
+        assert_eq!(step(&mut replica, Input::Synced { end: ten }), []);
+        assert!(!replica.is_settling());
+        let next = header(ten, 10, -1, -1, -1);
+        step(&mut replica, Input::Stored { header: &next });
+        assert_eq!(step(&mut replica, Input::Written { end: twenty }), []);
+        let commit = Action::Commit { high_watermark: twenty };
+        assert_eq!(step(&mut replica, Input::Synced { end: twenty }), [commit]);
+    }
+
+    #[test]
     fn a_duplicate_is_answered_with_its_first_place() {
         let mut replica = leader(Durability::Fsync);
         let batch = header(Offset::ZERO, 10, 7, 0, 0);
@@ -391,7 +428,7 @@ mod tests {
         assert_eq!(replica.admit(&batch), Ok(answer));
     }
 
-    /// What may happen next; numbers are parts of what there is, in 256ths.
+    /// What may happen next; numbers are parts of what there is, each of 256.
     #[derive(Debug, Clone)]
     enum Event {
         Append { producer: i64, records: u32, sequence: i32 },

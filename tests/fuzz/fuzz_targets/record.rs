@@ -6,9 +6,7 @@
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use millstream_types::limits::BATCH_RECORDS_MAX;
-use millstream_wire::{
-    Batch, BatchBuilder, Codec, ProducerStamp, Record, TimestampType, crc32c,
-};
+use millstream_wire::{Batch, BatchBuilder, Codec, ProducerStamp, Record, TimestampType, crc32c};
 
 fuzz_target!(|data: &[u8]| {
     if data.len() < 61 {

@@ -28,7 +28,7 @@ Configuration:
 Examples:
   millstream serve
   millstream serve --dir /var/lib/millstream --listen 127.0.0.1:9192
-  millstream serve --listen 0.0.0.0:9092 --cert broker.pem --cert-key broker.key --client-ca ca.pem
+  millstream serve --listen 0.0.0.0:9092 --advertised broker.example:9092 --client-ca cluster
   millstream serve -o json      print one line of JSON when ready: its address and its authority")]
 pub struct ServeArgs {
     /// Where everything is kept; made if it does not exist [default: ./millstream-data]
@@ -37,6 +37,9 @@ pub struct ServeArgs {
     /// The UDP address to serve QUIC on; port 0 takes any free port [default: 127.0.0.1:9092]
     #[arg(long, value_name = "IP:PORT")]
     pub listen: Option<SocketAddr>,
+    /// Where clients are told to find this broker; needed when listening on all addresses
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertised: Option<String>,
     /// Settings as TOML; see docs/configuration.md
     #[arg(long, value_name = "FILE", env = "MILLSTREAM_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
@@ -76,6 +79,7 @@ impl ServeArgs {
         let settings = [
             ("broker.dir", path(&self.dir)),
             ("listen.quic", self.listen.map(|address| text(&address))),
+            ("listen.advertised", self.advertised.as_ref().map(|at| text(at))),
             ("tls.insecure", self.insecure.then(|| "true".to_owned())),
             ("tls.cert_file", path(&self.cert)),
             ("tls.key_file", path(&self.cert_key)),

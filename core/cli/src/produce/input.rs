@@ -204,9 +204,9 @@ mod tests {
 
     #[test]
     fn a_malformed_json_line_is_named() {
-        let error = records(&["--json"], &[("a", b"{\"value\":1}\n{\"valeu\":1}\n")]).unwrap_err();
+        let error = records(&["--json"], &[("a", b"{\"value\":1}\n{\"volume\":1}\n")]).unwrap_err();
         let text = format!("{error:#}");
-        assert!(text.contains("line 2") && text.contains("valeu"), "{text}");
+        assert!(text.contains("line 2") && text.contains("volume"), "{text}");
     }
 
     #[test]
