@@ -39,8 +39,7 @@ impl PartitionLog {
         let mut removed = Vec::new();
         let mut size = self.size_bytes();
         while let Some(first) = self.sealed.front() {
-            let allowed = first.end <= limit && first.end < self.durable_end();
-            if !allowed || !self.is_due(first, now, size) {
+            if !self.may_go(first, now, limit, size) {
                 break;
             }
             let bytes = first.file_bytes();
@@ -52,6 +51,26 @@ impl PartitionLog {
         self.pump().map_err(|error| self.fail(error))?;
         self.refresh_mark()?;
         Ok(removed)
+    }
+
+    /// Whether [`PartitionLog::apply_retention`] would remove every sealed segment while another
+    /// has records: with them would go the newest producer snapshot, and the next opening would
+    /// know only the producers that wrote since. The owner rolls first and waits for the seal.
+    #[must_use]
+    pub fn would_forget_producers(&self, now: TimestampMs, limit: Offset) -> bool {
+        let mut size = self.size_bytes();
+        for segment in &self.sealed {
+            if !self.may_go(segment, now, limit, size) {
+                return false;
+            }
+            size -= segment.file_bytes();
+        }
+        !self.sealed.is_empty() && self.unsealed.iter().any(|segment| !segment.is_empty())
+    }
+
+    fn may_go(&self, segment: &Sealed, now: TimestampMs, limit: Offset, size: u64) -> bool {
+        let allowed = segment.end <= limit && segment.end < self.durable_end();
+        allowed && self.is_due(segment, now, size)
     }
 
     fn is_due(&self, segment: &Sealed, now: TimestampMs, size: u64) -> bool {

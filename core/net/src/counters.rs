@@ -34,6 +34,8 @@ counters! {
     streams = "quic_streams_total";
     /// Frame bytes received, headers included.
     bytes_in = "quic_received_bytes_total";
+    /// Memory that received frames hold of the accounts that all connections share (a gauge).
+    received_held = "quic_received_held_bytes";
     /// Frame bytes handed to the transport, headers included.
     bytes_out = "quic_sent_bytes_total";
     /// Payload bytes copied between the transport and the service, in either direction.
@@ -52,6 +54,10 @@ impl Counters {
 
 pub(crate) fn add(counter: &AtomicU64, amount: usize) {
     counter.fetch_add(amount as u64, Ordering::Relaxed);
+}
+
+pub(crate) fn subtract(counter: &AtomicU64, amount: usize) {
+    counter.fetch_sub(amount as u64, Ordering::Relaxed);
 }
 
 /// Counts one up now and one down when dropped.

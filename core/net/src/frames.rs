@@ -9,66 +9,37 @@ use millstream_types::limits::FRAME_HEADER_BYTES;
 use millstream_wire::frame::{FrameError, FrameHeader, FrameKind};
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::counters::{Counters, add};
+use crate::memory::{Held, Memory, PATIENCE};
 
 /// Chunks taken out of the transport at once: each is one packet's payload.
 const CHUNKS: usize = 32;
-/// What a claimed length may make us allocate before any of the body arrived.
+/// What a claimed length may make us reserve once some of the body arrived. Room that is not filled
+/// is address space; what fills it is accounted for.
 const TRUSTED_BYTES: usize = 1024 * 1024;
 /// Pieces up to this size are copied together before they are sent: the transport walks its list
 /// of pieces for every packet, which costs more than copying short ones.
 const GATHER_BYTES: usize = 2048;
-/// The unit in which memory is accounted for.
-const MEMORY_UNIT_BYTES: usize = 1024;
+/// While frames wait for memory, how often those that hold some look whether they are late.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Why no frame can be read.
 #[derive(Debug, Error)]
 pub(crate) enum ReadFrameError {
     #[error(transparent)]
     Frame(#[from] FrameError),
+    #[error("a {0:?} frame cannot stand here")]
+    Misplaced(FrameKind),
     #[error("the stream ends inside a frame")]
     Truncated,
     #[error("a frame took longer than {} s to arrive", .0.as_secs())]
     Late(Duration),
+    #[error("a frame took longer than {} s to arrive while others wait for memory", .0.as_secs())]
+    Slow(Duration),
     #[error("the stream was lost: {0}")]
     Lost(ReadError),
-}
-
-/// Bounds what received frames may hold of memory: one account for the connection, one for all.
-#[derive(Clone, Debug)]
-pub(crate) struct Memory {
-    connection: Arc<Semaphore>,
-    all: Arc<Semaphore>,
-}
-
-/// A frame's share of memory, given back when dropped.
-#[derive(Debug)]
-pub(crate) struct Held {
-    _connection: OwnedSemaphorePermit,
-    _all: OwnedSemaphorePermit,
-}
-
-/// An account of `bytes`.
-pub(crate) fn memory_account(bytes: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new((bytes / MEMORY_UNIT_BYTES).min(Semaphore::MAX_PERMITS)))
-}
-
-impl Memory {
-    pub(crate) fn new(connection_bytes: usize, all: Arc<Semaphore>) -> Self {
-        Self { connection: memory_account(connection_bytes), all }
-    }
-
-    /// Waits for `bytes`. The connection's account comes first, so that one that overdraws its own
-    /// waits there and not in front of others. `None` never happens: accounts are never closed.
-    async fn hold(&self, bytes: u32) -> Option<Held> {
-        let units = bytes.div_ceil(u32::try_from(MEMORY_UNIT_BYTES).unwrap_or(1024));
-        let connection = Arc::clone(&self.connection).acquire_many_owned(units).await.ok()?;
-        let all = Arc::clone(&self.all).acquire_many_owned(units).await.ok()?;
-        Some(Held { _connection: connection, _all: all })
-    }
 }
 
 /// A whole frame.
@@ -86,7 +57,7 @@ enum State {
         bytes: [u8; FRAME_HEADER_BYTES],
         length: usize,
     },
-    /// The header agreed; memory for the body is not yet granted.
+    /// The header agreed; the connection has not granted the body yet.
     Wanted {
         kind: FrameKind,
         body_bytes: u32,
@@ -113,8 +84,12 @@ pub(crate) struct FrameReader {
     next_chunk: usize,
     state: State,
     memory: Option<Memory>,
+    /// Kinds that may come; `None` leaves it to the caller.
+    accepted: Option<&'static [FrameKind]>,
     frame_timeout: Duration,
-    frame_deadline: Option<Instant>,
+    /// When the frame began, moved on by what it waited for memory.
+    frame_begun: Option<Instant>,
+    waiting_since: Option<Instant>,
     counters: Arc<Counters>,
 }
 
@@ -127,8 +102,10 @@ impl FrameReader {
             next_chunk: CHUNKS,
             state: BETWEEN_FRAMES,
             memory: None,
+            accepted: None,
             frame_timeout,
-            frame_deadline: None,
+            frame_begun: None,
+            waiting_since: None,
             counters,
         }
     }
@@ -136,6 +113,12 @@ impl FrameReader {
     pub(crate) fn with_memory(mut self, memory: Memory) -> Self {
         self.memory = Some(memory);
         self
+    }
+
+    /// From the next frame on, refuses all kinds but these by their header, before the body costs
+    /// anything.
+    pub(crate) fn accept(&mut self, kinds: &'static [FrameKind]) {
+        self.accepted = Some(kinds);
     }
 
     /// Tells the peer that nothing more will be read.
@@ -151,14 +134,7 @@ impl FrameReader {
             if let Some(frame) = self.advance()? {
                 return Ok(Some(frame));
             }
-            if let State::Wanted { kind, body_bytes } = self.state {
-                let held = match &self.memory {
-                    Some(memory) => memory.hold(body_bytes).await,
-                    None => None,
-                };
-                let body_bytes = body_bytes as usize;
-                let body = BytesMut::with_capacity(body_bytes.min(TRUSTED_BYTES));
-                self.state = State::Body { kind, body_bytes, body, held };
+            if self.obtain_memory().await {
                 continue;
             }
             let between = matches!(self.state, State::Header { length: 0, .. });
@@ -168,22 +144,70 @@ impl FrameReader {
         }
     }
 
+    /// Waits for memory where that is what is missing; false where it is not. Cancel-safe.
+    async fn obtain_memory(&mut self) -> bool {
+        let arrived_bytes = self.chunks[self.next_chunk..].iter().map(Bytes::len).sum::<usize>();
+        match &mut self.state {
+            State::Wanted { kind, body_bytes } => {
+                let (kind, body_bytes) = (*kind, *body_bytes as usize);
+                self.waiting_since.get_or_insert_with(Instant::now);
+                let held = match &self.memory {
+                    Some(memory) => memory.claim(kind, body_bytes).await,
+                    None => None,
+                };
+                self.state = State::Body { kind, body_bytes, body: BytesMut::new(), held };
+            }
+            State::Body { body_bytes, body, held: Some(held), .. }
+                if arrived_bytes > 0 && held.granted_bytes() == body.len() =>
+            {
+                self.waiting_since.get_or_insert_with(Instant::now);
+                held.grow(arrived_bytes.min(*body_bytes - body.len())).await;
+            }
+            _ => return false,
+        }
+        // What we made the peer wait is not its fault.
+        if let (Some(since), Some(begun)) = (self.waiting_since.take(), &mut self.frame_begun) {
+            *begun += since.elapsed();
+        }
+        true
+    }
+
     /// Takes more chunks out of the transport; false once the peer has finished.
     async fn fill(&mut self, between_frames: bool) -> Result<bool, ReadFrameError> {
-        let read = self.recv.read_chunks(&mut self.chunks);
         let count = if between_frames {
-            read.await
+            self.recv.read_chunks(&mut self.chunks).await
         } else {
-            let timeout = self.frame_timeout;
-            let deadline = *self.frame_deadline.get_or_insert_with(|| Instant::now() + timeout);
-            let late = ReadFrameError::Late(timeout);
-            tokio::time::timeout_at(deadline, read).await.or(Err(late))?
+            self.read_in_time().await?
         };
         let Some(count) = count.map_err(ReadFrameError::Lost)? else { return Ok(false) };
         // They stand at the front; move them to the back, where `next_chunk` counts up to the end.
         self.chunks[..].rotate_left(count);
         self.next_chunk = CHUNKS - count;
         Ok(true)
+    }
+
+    /// Waits for the peer until the frame is late. What is here already is never late.
+    async fn read_in_time(
+        &mut self,
+    ) -> Result<Result<Option<usize>, ReadError>, ReadFrameError> {
+        let begun = *self.frame_begun.get_or_insert_with(Instant::now);
+        let patience = PATIENCE.min(self.frame_timeout);
+        let (deadline, patient_until) = (begun + self.frame_timeout, begun + patience);
+        loop {
+            let now = Instant::now();
+            let slow = now >= patient_until
+                && matches!(&self.state, State::Body { held: Some(held), .. }
+                    if held.keeps_others_waiting());
+            let until =
+                if slow { now } else { deadline.min(patient_until.max(now + LOOK_EVERY)) };
+            let read = self.recv.read_chunks(&mut self.chunks);
+            match tokio::time::timeout_at(until, read).await {
+                Ok(read) => return Ok(read),
+                Err(_) if now >= deadline => return Err(ReadFrameError::Late(self.frame_timeout)),
+                Err(_) if slow => return Err(ReadFrameError::Slow(patience)),
+                Err(_) => {}
+            }
+        }
     }
 
     /// Works through the chunks that are here, up to the end of one frame.
@@ -200,7 +224,7 @@ impl FrameReader {
                 }
                 State::Skip { left: 0 } => {
                     self.state = BETWEEN_FRAMES;
-                    self.frame_deadline = None;
+                    self.frame_begun = None;
                     continue;
                 }
                 _ => {}
@@ -213,8 +237,12 @@ impl FrameReader {
                     chunk.advance(count);
                     *length += count;
                 }
-                State::Body { body_bytes, body, .. } => {
-                    let count = chunk.len().min(*body_bytes - body.len());
+                State::Body { body_bytes, body, held, .. } => {
+                    let granted = held.as_ref().map_or(*body_bytes, Held::granted_bytes);
+                    let count = chunk.len().min(granted - body.len());
+                    if count == 0 {
+                        return Ok(None);
+                    }
                     grow(body, count, *body_bytes);
                     body.extend_from_slice(&chunk[..count]);
                     chunk.advance(count);
@@ -237,6 +265,9 @@ impl FrameReader {
         let State::Header { bytes, .. } = &self.state else { return Ok(()) };
         let FrameHeader { kind, body_bytes, .. } = FrameHeader::decode(*bytes)?;
         self.state = match kind {
+            Some(kind) if self.accepted.is_some_and(|accepted| !accepted.contains(&kind)) => {
+                return Err(ReadFrameError::Misplaced(kind));
+            }
             Some(kind) => State::Wanted { kind, body_bytes },
             None => State::Skip { left: body_bytes as usize },
         };
@@ -244,7 +275,7 @@ impl FrameReader {
     }
 
     fn take_frame(&mut self) -> Option<Frame> {
-        self.frame_deadline = None;
+        self.frame_begun = None;
         match std::mem::replace(&mut self.state, BETWEEN_FRAMES) {
             State::Body { kind, body, held, .. } => {
                 add(&self.counters.bytes_in, FRAME_HEADER_BYTES + body.len());

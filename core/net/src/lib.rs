@@ -14,6 +14,7 @@ pub mod client;
 pub mod counters;
 mod endpoint;
 mod frames;
+mod memory;
 pub mod server;
 pub mod tls;
 pub mod transport;

@@ -299,7 +299,12 @@ impl Partition {
             self.log.drop_tail();
         }
         let limit = self.replica.positions().high_watermark;
-        self.log.apply_retention(now, limit)?;
+        if self.log.would_forget_producers(now, limit) {
+            // What is due goes next time, when another segment carries the producers' state.
+            self.roll()?;
+        } else {
+            self.log.apply_retention(now, limit)?;
+        }
         self.observe(now)?;
         let start = self.log.start();
         self.drive(now, Input::Trimmed { start })

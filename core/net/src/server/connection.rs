@@ -16,7 +16,8 @@ use super::admission::Slot;
 use super::{Shared, report_panic, streams};
 use crate::close_code;
 use crate::counters::{Gauge, add};
-use crate::frames::{FrameReader, Memory, send_bytes};
+use crate::frames::{FrameReader, ReadFrameError, send_bytes};
+use crate::memory::Memory;
 use crate::tls;
 
 /// The only namespace so far.
@@ -85,7 +86,7 @@ async fn established<S: Service>(
     let peer = connection.remote_address();
     add(&shared.counters.connections, 1);
     let _open = Gauge::new(Arc::clone(&shared.counters), |counters| &counters.connections_open);
-    let per_connection = shared.config.connection_receive_bytes_max.max(FRAME_BODY_BYTES_MAX);
+    let per_connection = shared.config.connection_receive_bytes_max;
     let memory = Memory::new(per_connection, Arc::clone(&shared.memory));
     let principal = tls::principal(&connection, peer);
     let Hello { client_id, software_name, software_version, .. } = hello;
@@ -156,14 +157,15 @@ async fn welcome<S: Service>(
 async fn read_hello<S>(shared: &Arc<Shared<S>>, recv: RecvStream) -> Result<Hello, Unwelcome> {
     let counters = Arc::clone(&shared.counters);
     let mut reader = FrameReader::new(recv, counters, shared.config.frame_timeout);
+    reader.accept(&[FrameKind::Hello]);
     let frame = match reader.next().await {
         Ok(Some(frame)) => frame,
         Ok(None) => return Err(Unwelcome::Protocol("the first stream is empty".to_owned())),
+        Err(ReadFrameError::Misplaced(_)) => {
+            return Err(Unwelcome::Protocol("the first frame must be Hello".to_owned()));
+        }
         Err(error) => return Err(Unwelcome::Protocol(error.to_string())),
     };
-    if frame.kind != FrameKind::Hello {
-        return Err(Unwelcome::Protocol("the first frame must be Hello".to_owned()));
-    }
     Hello::from_body(&frame.body).map_err(|error| Unwelcome::Protocol(error.to_string()))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! One task runs each connection and one each stream. Memory has three bounds: what QUIC's windows
 //! let a connection have unread, what received frames of one connection may hold until they are
-//! answered, and the same for all connections together.
+//! answered, and the same for all connections together ([`crate::memory`]).
 
 mod admission;
 mod connection;
@@ -17,12 +17,11 @@ use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use millstream_service::Service;
-use millstream_types::limits::FRAME_BODY_BYTES_MAX;
 use millstream_types::{BrokerId, ClusterId};
 use quinn::{Endpoint, EndpointConfig, Incoming};
 use quinn_proto::HashedConnectionIdGenerator;
 use thiserror::Error;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -30,7 +29,7 @@ use self::admission::{Admission, Bounds, Verdict};
 use crate::close_code;
 use crate::counters::{Counters, add};
 use crate::endpoint;
-use crate::frames::memory_account;
+use crate::memory::SharedMemory;
 use crate::tls::{ServerTls, TlsError};
 use crate::transport::{
     INCOMING_BUFFER_BYTES, INCOMING_BUFFER_BYTES_TOTAL, INCOMING_MAX, TransportOptions,
@@ -85,9 +84,10 @@ pub struct ServerConfig {
     pub handshake_timeout: Duration,
     /// From a frame's first byte to its last, and from a stream's opening to its first frame.
     pub frame_timeout: Duration,
-    /// Bytes of received frames that all connections may hold until they are answered.
+    /// Bytes of received batches that all connections may hold until they are answered, counted as
+    /// they arrive; at least one frame. Calls and opens have accounts of their own.
     pub receive_bytes_max: usize,
-    /// The same for one connection; at least one frame.
+    /// The same for one connection, counted by what it announces.
     pub connection_receive_bytes_max: usize,
     /// QUIC.
     pub transport: TransportOptions,
@@ -138,7 +138,7 @@ pub(crate) struct Shared<S> {
     counters: Arc<Counters>,
     admission: Arc<Admission>,
     /// What received frames may hold in all.
-    memory: Arc<Semaphore>,
+    memory: Arc<SharedMemory>,
     /// `Some` once the server is to stop: when its streams must have ended.
     stop: watch::Receiver<Option<Instant>>,
 }
@@ -182,15 +182,16 @@ impl<S: Service> Server<S> {
         let endpoint = endpoint::bind(endpoint_config, Some(quic), listen).map_err(failed)?;
         let address = endpoint.local_addr().map_err(failed)?;
         let (stop, stopped) = watch::channel(None);
+        let counters = Arc::<Counters>::default();
         let shared = Shared {
             service,
-            counters: Arc::default(),
+            counters: Arc::clone(&counters),
             admission: Admission::new(Bounds {
                 connections_max: config.connections_max,
                 connections_per_address_max: config.connections_per_address_max,
                 validate_above_handshakes: config.validate_above_handshakes,
             }),
-            memory: memory_account(config.receive_bytes_max.max(FRAME_BODY_BYTES_MAX)),
+            memory: SharedMemory::new(config.receive_bytes_max, counters),
             stop: stopped,
             config,
         };

@@ -20,7 +20,8 @@ use quinn::WriteError;
 use super::connection::finish;
 use super::streams::{Stream, unreadable};
 use crate::counters::add;
-use crate::frames::{Frame, Held, ReadFrameError, send_bytes};
+use crate::frames::{Frame, ReadFrameError, send_bytes};
+use crate::memory::Held;
 
 /// Acknowledgements are written once so many bytes of them are ready, even if more are.
 const ACK_WRITE_BYTES: usize = 16 * 1024;
@@ -99,6 +100,7 @@ async fn pump<S: Service>(
     stream: &mut Stream<S>,
     mut session: S::Produce,
 ) -> Result<Ended, WriteError> {
+    stream.reader.accept(&[FrameKind::Produce]);
     let counters = Arc::clone(stream.counters());
     let mut stop = stream.client.shared.stop.clone();
     let mut in_flight = InFlight { acks: VecDeque::new(), ready: BytesMut::new() };
@@ -143,11 +145,7 @@ async fn pump<S: Service>(
 /// The batch that was read, or why there is none.
 fn batch(read: Result<Option<Frame>, ReadFrameError>) -> Result<Frame, Ended> {
     match read {
-        Ok(Some(frame)) if frame.kind == FrameKind::Produce => Ok(frame),
-        Ok(Some(frame)) => {
-            let message = format!("a produce session takes no {:?} frame", frame.kind);
-            Err(Ended::Refused(ServiceError::new(ErrorCode::InvalidRequest, message)))
-        }
+        Ok(Some(frame)) => Ok(frame),
         Ok(None) => Err(Ended::Finished),
         Err(error) => Err(unreadable(&error).map_or(Ended::Lost, Ended::Refused)),
     }

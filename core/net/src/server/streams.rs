@@ -17,6 +17,10 @@ use crate::close_code;
 use crate::counters::{Counters, Gauge, add};
 use crate::frames::{Frame, FrameReader, ReadFrameError, send_bytes};
 
+/// What a stream may start with. Hello is for the connection's first stream alone.
+const OPENING: &[FrameKind] =
+    &[FrameKind::Request, FrameKind::OpenProduce, FrameKind::OpenSubscription];
+
 /// One stream's two directions and what they belong to.
 pub(crate) struct Stream<S> {
     pub(crate) client: Arc<Client<S>>,
@@ -32,6 +36,7 @@ pub(crate) async fn serve<S: Service>(client: Arc<Client<S>>, send: SendStream, 
     let frame_timeout = client.shared.config.frame_timeout;
     let reader = FrameReader::new(recv, counters, frame_timeout).with_memory(client.memory.clone());
     let mut stream = Stream { client, send, reader };
+    stream.reader.accept(OPENING);
     let first = match tokio::time::timeout(frame_timeout, stream.reader.next()).await {
         Ok(Ok(Some(frame))) => frame,
         Ok(Ok(None)) => return,
@@ -66,10 +71,10 @@ pub(crate) fn unreadable(error: &ReadFrameError) -> Option<ServiceError> {
         ReadFrameError::Lost(_) => return None,
         ReadFrameError::Frame(FrameError::TooLong { .. }) => ErrorCode::LimitExceeded,
         ReadFrameError::Frame(FrameError::UnknownVersion(_)) => ErrorCode::UnsupportedVersion,
-        ReadFrameError::Late(_) => ErrorCode::TimedOut,
-        ReadFrameError::Frame(FrameError::UnknownKind(_)) | ReadFrameError::Truncated => {
-            ErrorCode::InvalidRequest
-        }
+        ReadFrameError::Late(_) | ReadFrameError::Slow(_) => ErrorCode::TimedOut,
+        ReadFrameError::Frame(FrameError::UnknownKind(_))
+        | ReadFrameError::Misplaced(_)
+        | ReadFrameError::Truncated => ErrorCode::InvalidRequest,
     };
     Some(ServiceError::new(code, error.to_string()))
 }
