@@ -155,7 +155,7 @@ fn of_connect(error: &ConnectError) -> Option<String> {
 
 fn of_admin(error: &AdminError) -> Option<String> {
     match error {
-        AdminError::Service { code, .. } => of_code(*code),
+        AdminError::Service { code, .. } => Some(of_code(*code)),
         AdminError::TimedOut => Some(
             "try again; if the broker is busy, give it longer with --timeout, for example 60s"
                 .to_owned(),
@@ -165,7 +165,8 @@ fn of_admin(error: &AdminError) -> Option<String> {
     }
 }
 
-fn of_code(code: ErrorCode) -> Option<String> {
+/// Every code has its next step.
+fn of_code(code: ErrorCode) -> String {
     let advice = match code {
         ErrorCode::UnknownTopic => {
             "`millstream topic list` shows the topics there are; make one with `millstream topic \
@@ -182,13 +183,36 @@ fn of_code(code: ErrorCode) -> Option<String> {
         ErrorCode::OffsetOutOfRange => "start at --from earliest",
         ErrorCode::NoSpace => MAKE_ROOM,
         ErrorCode::StorageFenced => {
-            "the broker's log names the file and what is wrong with it; put the file right from a \
-             copy and restart the broker, or delete the topic"
+            "the broker's log names the file and what is wrong with it; once the disk works and the \
+             file is right, if need be from a copy, restart the broker; or delete the topic"
         }
-        code if code.is_retriable() => "try again",
-        _ => return None,
+        ErrorCode::BatchTooLarge | ErrorCode::LimitExceeded => {
+            "send less at once, or raise the topic's max.message.bytes; `produce --file F --lines` \
+             takes each line of a file as a record"
+        }
+        ErrorCode::InvalidTimestamp => {
+            "check the clocks, or set the topic's message.timestamp.after.max.ms and \
+             message.timestamp.before.max.ms"
+        }
+        ErrorCode::InvalidTopicName => "names have letters, digits, `.`, `_` and `-`, at most 249",
+        ErrorCode::InvalidRequest => "the message says what is accepted; see --help",
+        ErrorCode::Unauthorized => "show a certificate that may, with --cert and --cert-key",
+        ErrorCode::UnsupportedVersion => "use a client and a broker of versions that go together",
+        ErrorCode::CorruptBatch | ErrorCode::UnsupportedBatch => {
+            "the client that wrote the batch is at fault: update it, or report the defect"
+        }
+        ErrorCode::OutOfOrderSequence | ErrorCode::FencedProducer | ErrorCode::UnknownProducer => {
+            "start the producer again: it gets a new identity"
+        }
+        ErrorCode::None
+        | ErrorCode::Internal
+        | ErrorCode::TimedOut
+        | ErrorCode::Unavailable
+        | ErrorCode::NotLeader
+        | ErrorCode::FencedLeaderEpoch
+        | ErrorCode::NotEnoughReplicas => "try again",
     };
-    Some(advice.to_owned())
+    advice.to_owned()
 }
 
 fn of_delivery(error: &DeliveryError) -> Option<String> {
@@ -197,7 +221,7 @@ fn of_delivery(error: &DeliveryError) -> Option<String> {
         reason.contains(&ErrorCode::NoSpace.to_string()).then(|| MAKE_ROOM.to_owned())
     };
     match error {
-        DeliveryError::Rejected { code, .. } => of_code(*code),
+        DeliveryError::Rejected { code, .. } => Some(of_code(*code)),
         DeliveryError::Expired { last_error } => no_space(last_error),
         DeliveryError::Unknown { reason } => no_space(reason),
         DeliveryError::OutOfOrderSequence { .. }
@@ -216,7 +240,7 @@ fn of_consumer(error: &ConsumerError) -> Option<String> {
             "check the broker's disk; --from a later offset reads what comes after the damage"
                 .to_owned(),
         ),
-        ConsumerError::Service { code, .. } => of_code(*code),
+        ConsumerError::Service { code, .. } => Some(of_code(*code)),
         ConsumerError::Broker(error) => of_admin(error),
         ConsumerError::OffsetGap { .. } => None,
     }

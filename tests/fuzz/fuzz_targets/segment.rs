@@ -8,9 +8,9 @@ use millstream_log::format::{encode_footer, parse_footer, parse_footer_body, par
 use millstream_types::Offset;
 
 fuzz_target!(|data: &[u8]| {
-    drop(parse_header_block(data));
+    _ = parse_header_block(data);
     let bytes = Bytes::copy_from_slice(data);
-    drop(parse_footer(&bytes));
+    _ = parse_footer(&bytes);
     let Ok(footer) = parse_footer_body(&bytes) else { return };
     let file = encode_footer(&footer, 4096, Offset::ZERO);
     let (again, data_end, end_offset) = parse_footer(&file).expect("what was written is read");
