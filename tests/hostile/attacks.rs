@@ -191,7 +191,22 @@ async fn truncated_frames(attacker: Arc<Attacker>, seed: u64) -> Result<()> {
 }
 
 /// Batches of which all but the last byte come, on many streams: what they hold is bounded.
+/// Meanwhile twelve other connections announce as long ones and send little of them.
 async fn large_frames_held_back(attacker: Arc<Attacker>) -> Result<()> {
+    let (mut announced_by, mut announced) = (Vec::new(), Vec::new());
+    for _ in 0..12 {
+        let connection = attacker.greeted().await?;
+        for _ in 0..8 {
+            let (mut send, recv) = connection.open_bi().await?;
+            send.write_all(&open_produce(&attacker.bait)).await?;
+            send.write_all(&frame_that_claims(BATCH_MAX, 7, &[0; 1000])).await?;
+            // Refused at once: no stream starts so.
+            let (mut first, answer) = connection.open_bi().await?;
+            first.write_all(&frame_that_claims(BATCH_MAX, 7, &[])).await?;
+            announced.push((send, recv, first, answer));
+        }
+        announced_by.push(connection);
+    }
     let connection = attacker.greeted().await?;
     let body = vec![0; BATCH_MAX as usize - 1];
     let mut held = Vec::new();
@@ -205,6 +220,7 @@ async fn large_frames_held_back(attacker: Arc<Attacker>) -> Result<()> {
     }
     ensure!(held.iter().any(|(.., whole)| !whole), "256 MiB were taken from one connection");
     leave(&connection);
+    announced_by.iter().for_each(leave);
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::counters::{Counters, add};
-use crate::memory::{Held, Memory, PATIENCE};
+use crate::memory::{Held, Memory, PATIENCE, PAUSE_MAX};
 
 /// Chunks taken out of the transport at once: each is one packet's payload.
 const CHUNKS: usize = 32;
@@ -36,8 +36,8 @@ pub(crate) enum ReadFrameError {
     Truncated,
     #[error("a frame took longer than {} s to arrive", .0.as_secs())]
     Late(Duration),
-    #[error("a frame took longer than {} s to arrive while others wait for memory", .0.as_secs())]
-    Slow(Duration),
+    #[error("a frame came too slowly while others wait for memory")]
+    Slow,
     #[error("the stream was lost: {0}")]
     Lost(ReadError),
 }
@@ -128,8 +128,17 @@ impl FrameReader {
     }
 
     /// The next frame; `None` once the peer has finished. Frames of unknown kinds that may be
-    /// skipped are. Cancel-safe.
+    /// skipped are. Cancel-safe. After an error nothing more can be read, and no memory is held.
     pub(crate) async fn next(&mut self) -> Result<Option<Frame>, ReadFrameError> {
+        let read = self.read().await;
+        if read.is_err() {
+            // Its stream may stay for as long as the peer takes to hear of it.
+            self.state = BETWEEN_FRAMES;
+        }
+        read
+    }
+
+    async fn read(&mut self) -> Result<Option<Frame>, ReadFrameError> {
         loop {
             if let Some(frame) = self.advance()? {
                 return Ok(Some(frame));
@@ -187,24 +196,21 @@ impl FrameReader {
     }
 
     /// Waits for the peer until the frame is late. What is here already is never late.
-    async fn read_in_time(
-        &mut self,
-    ) -> Result<Result<Option<usize>, ReadError>, ReadFrameError> {
+    async fn read_in_time(&mut self) -> Result<Result<Option<usize>, ReadError>, ReadFrameError> {
         let begun = *self.frame_begun.get_or_insert_with(Instant::now);
-        let patience = PATIENCE.min(self.frame_timeout);
-        let (deadline, patient_until) = (begun + self.frame_timeout, begun + patience);
+        let deadline = begun + self.frame_timeout;
+        let patient_until = (begun + PATIENCE).min(Instant::now() + PAUSE_MAX);
         loop {
             let now = Instant::now();
             let slow = now >= patient_until
                 && matches!(&self.state, State::Body { held: Some(held), .. }
                     if held.keeps_others_waiting());
-            let until =
-                if slow { now } else { deadline.min(patient_until.max(now + LOOK_EVERY)) };
+            let until = if slow { now } else { deadline.min(patient_until.max(now + LOOK_EVERY)) };
             let read = self.recv.read_chunks(&mut self.chunks);
             match tokio::time::timeout_at(until, read).await {
                 Ok(read) => return Ok(read),
                 Err(_) if now >= deadline => return Err(ReadFrameError::Late(self.frame_timeout)),
-                Err(_) if slow => return Err(ReadFrameError::Slow(patience)),
+                Err(_) if slow => return Err(ReadFrameError::Slow),
                 Err(_) => {}
             }
         }
@@ -240,7 +246,7 @@ impl FrameReader {
                 State::Body { body_bytes, body, held, .. } => {
                     let granted = held.as_ref().map_or(*body_bytes, Held::granted_bytes);
                     let count = chunk.len().min(granted - body.len());
-                    if count == 0 {
+                    if count == 0 && !chunk.is_empty() {
                         return Ok(None);
                     }
                     grow(body, count, *body_bytes);

@@ -8,14 +8,14 @@
 //!
 //! Nothing here deadlocks. A claim is granted whole, before the frame holds anything else. In a
 //! shared account frames do wait for more while they hold some, and many could hold all of it with
-//! none complete. Therefore each shared account keeps room for one whole frame apart, with one
-//! permit: the finisher. A frame that must wait, waits for its step or for the finisher, whichever
-//! comes first, and the frame that has the finisher never waits for memory again. It ends when it
+//! none complete. Therefore each shared account keeps room for some whole frames apart: the
+//! finishers. A frame that must wait, waits for its step or for a finisher, whichever comes
+//! first, and a frame that has a finisher never waits for memory again. It ends when it
 //! is answered, or when its peer does not send the rest in time; then the finisher passes on in the
 //! order of waiting. So whenever frames wait, one is on its way to its end, and each has its turn.
 //!
 //! Frames that hold memory and stand still would make those turns long. While others wait, a frame
-//! must therefore arrive faster than at other times: [`PATIENCE`].
+//! must therefore arrive faster than at other times: [`PATIENCE`] and [`PAUSE_MAX`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,6 +30,8 @@ use crate::counters::{Counters, add, subtract};
 /// While frames wait for memory, what holds some must have arrived so long after its first byte.
 /// Enough for the longest batch at 4 MiB/s.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(4);
+/// And without a pause so long: many that stand still must not have [`PATIENCE`] each in turn.
+pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The unit in which memory is accounted for.
 const UNIT_BYTES: usize = 1024;
@@ -58,7 +60,7 @@ fn semaphore(bytes: usize) -> Arc<Semaphore> {
 #[derive(Debug)]
 struct Account {
     units: Arc<Semaphore>,
-    /// Room for one frame of any length, beside `units`.
+    /// Each permit is room for one frame of any length, beside `units`.
     finisher: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
@@ -86,11 +88,12 @@ impl Drop for Waiting<'_> {
 }
 
 impl Account {
-    /// Of `bytes` in all, which is at least `frame_bytes_max`, the finisher's part.
+    /// Of `bytes` in all, which is at least `frame_bytes_max`, a quarter, but one frame at least, for finishers.
     fn new(bytes: usize, frame_bytes_max: usize) -> Arc<Self> {
+        let finishers = (bytes / 4 / frame_bytes_max).max(1);
         Arc::new(Self {
-            units: semaphore(bytes.saturating_sub(frame_bytes_max)),
-            finisher: Arc::new(Semaphore::new(1)),
+            units: semaphore(bytes.saturating_sub(finishers * frame_bytes_max)),
+            finisher: Arc::new(Semaphore::new(finishers)),
             waiting: AtomicUsize::new(0),
         })
     }
@@ -264,7 +267,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_claim_costs_others_nothing_and_a_byte_little() {
-        let (memory, counters) = memory(FRAME_BODY_BYTES_MAX + MIB);
+        let (memory, counters) = memory(FRAME_BODY_BYTES_MAX + 16 * MIB);
         let mut held = memory.claim(FrameKind::Produce, 16 * MIB).await.unwrap();
         assert_eq!(counters.get("quic_received_held_bytes"), Some(0));
         held.grow(1).await;

@@ -71,7 +71,7 @@ pub(crate) fn unreadable(error: &ReadFrameError) -> Option<ServiceError> {
         ReadFrameError::Lost(_) => return None,
         ReadFrameError::Frame(FrameError::TooLong { .. }) => ErrorCode::LimitExceeded,
         ReadFrameError::Frame(FrameError::UnknownVersion(_)) => ErrorCode::UnsupportedVersion,
-        ReadFrameError::Late(_) | ReadFrameError::Slow(_) => ErrorCode::TimedOut,
+        ReadFrameError::Late(_) | ReadFrameError::Slow => ErrorCode::TimedOut,
         ReadFrameError::Frame(FrameError::UnknownKind(_))
         | ReadFrameError::Misplaced(_)
         | ReadFrameError::Truncated => ErrorCode::InvalidRequest,

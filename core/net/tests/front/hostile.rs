@@ -28,7 +28,7 @@ async fn works(connection: &Connection) {
 }
 
 /// A QUIC connection with the right ALPN on which nothing was said yet.
-async fn raw(cluster: &Cluster) -> (quinn::Endpoint, quinn::Connection) {
+pub(crate) async fn raw(cluster: &Cluster) -> (quinn::Endpoint, quinn::Connection) {
     let mut roots = RootCertStore::empty();
     let pem = cluster.authority.certificate_pem().as_bytes();
     roots.add(CertificateDer::from_pem_slice(pem).unwrap()).unwrap();
@@ -47,7 +47,7 @@ async fn raw(cluster: &Cluster) -> (quinn::Endpoint, quinn::Connection) {
     (endpoint, connection)
 }
 
-fn hello(version_min: u16, version_max: u16, namespace: &str) -> Bytes {
+pub(crate) fn hello(version_min: u16, version_max: u16, namespace: &str) -> Bytes {
     let hello = Hello {
         version_min,
         version_max,
@@ -59,7 +59,7 @@ fn hello(version_min: u16, version_max: u16, namespace: &str) -> Bytes {
     hello.to_frame().unwrap()
 }
 
-async fn exchange(connection: &quinn::Connection, bytes: &[u8]) -> Vec<u8> {
+pub(crate) async fn exchange(connection: &quinn::Connection, bytes: &[u8]) -> Vec<u8> {
     let (mut send, mut recv) = connection.open_bi().await.unwrap();
     send.write_all(bytes).await.unwrap();
     // The other side may have stopped reading by now.

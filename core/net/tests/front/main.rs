@@ -8,5 +8,6 @@
 )]
 
 mod common;
+mod floods;
 mod hostile;
 mod loopback;
