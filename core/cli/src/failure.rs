@@ -183,8 +183,8 @@ fn of_code(code: ErrorCode) -> String {
         ErrorCode::OffsetOutOfRange => "start at --from earliest",
         ErrorCode::NoSpace => MAKE_ROOM,
         ErrorCode::StorageFenced => {
-            "the broker's log names the file and what is wrong with it; once the disk works and the \
-             file is right, if need be from a copy, restart the broker; or delete the topic"
+            "the broker's log names the file and what is wrong with it; once the disk works and \
+             the file is right, if need be from a copy, restart the broker; or delete the topic"
         }
         ErrorCode::BatchTooLarge | ErrorCode::LimitExceeded => {
             "send less at once, or raise the topic's max.message.bytes; `produce --file F --lines` \

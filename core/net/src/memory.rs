@@ -88,7 +88,8 @@ impl Drop for Waiting<'_> {
 }
 
 impl Account {
-    /// Of `bytes` in all, which is at least `frame_bytes_max`, a quarter, but one frame at least, for finishers.
+    /// Of `bytes` in all, which is at least `frame_bytes_max`; a quarter of it, but one frame at
+    /// least, is for finishers.
     fn new(bytes: usize, frame_bytes_max: usize) -> Arc<Self> {
         let finishers = (bytes / 4 / frame_bytes_max).max(1);
         Arc::new(Self {
