@@ -2,7 +2,7 @@
 //!
 //! One task runs each connection and one each stream. Memory has three bounds: what QUIC's windows
 //! let a connection have unread, what received frames of one connection may hold until they are
-//! answered, and the same for all connections together ([`crate::memory`]).
+//! answered, and the same for all connections together (`crate::memory`).
 
 mod admission;
 mod connection;
