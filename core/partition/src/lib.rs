@@ -7,4 +7,4 @@ mod config;
 mod partition;
 
 pub use config::{PartitionConfig, TimestampPolicy};
-pub use partition::{AppendError, Partition, Placed, RecoverError, is_fence};
+pub use partition::{AppendError, Partition, Placed, RecoverError};

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use millstream_env::disk::{DiskError, DiskResult, FileId, OpToken};
+use millstream_env::disk::{DiskResult, FileId, OpToken};
 use millstream_log::{
     Context, Cursor, LogError, OpenError, PartitionLog, ReadError, ReadPlan, Replay,
 };
@@ -376,10 +376,4 @@ impl Partition {
         }
         Ok(())
     }
-}
-
-/// Whether an error of the disk's means that the broker must stop.
-#[must_use]
-pub const fn is_fence(error: &DiskError) -> bool {
-    matches!(error, DiskError::Fenced(_))
 }
