@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program's output")]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::Result;
 use millstream_benches::append;
@@ -161,6 +162,13 @@ fn latency(
     let per_second = most.number("/consume/records_per_second");
     add("both at once", "MB/s", most.number("/consume/mb_per_second"));
     let half = format!("{:.0}", (per_second / 2.0).max(1.0));
+    let peer = Peer::start(settings.cpus.as_ref().map(|(broker, _)| broker.as_str()))?;
+    let (duration, warmup) = (Duration::from_secs(6), Duration::from_secs(1));
+    let relay = peer.paced(usize::try_from(row.record_bytes)?, half.parse()?, duration, warmup)?;
+    peer.stop()?;
+    add("raw quinn relay at the same pace, p50", "us", relay.p50_us);
+    add("raw quinn relay at the same pace, p99", "us", relay.p99_us);
+    add("raw quinn relay at the same pace, p99.9", "us", relay.p999_us);
     for durability in ["fsync", "replicated"] {
         let flags = [
             ["--mode", "both"],
@@ -172,15 +180,16 @@ fn latency(
         let flags: Vec<String> = flags.iter().flatten().map(|flag| (*flag).to_owned()).collect();
         let run = Run::measure(settings, &flags)?;
         let told = [
-            ("p50", "/consume/latency/p50_us", ceilings.ping_pong.p50_us),
-            ("p99", "/consume/latency/p99_us", ceilings.ping_pong.p99_us),
-            ("p99.9", "/consume/latency/p999_us", ceilings.ping_pong.p999_us),
+            ("p50", "/consume/latency/p50_us", ceilings.ping_pong.p50_us, relay.p50_us),
+            ("p99", "/consume/latency/p99_us", ceilings.ping_pong.p99_us, relay.p99_us),
+            ("p99.9", "/consume/latency/p999_us", ceilings.ping_pong.p999_us, relay.p999_us),
         ];
-        for (name, place, ping_pong) in told {
+        for (name, place, ping_pong, relay) in told {
             let us = run.number(place);
             add(&format!("end to end at half load, {durability}, {name}"), "us", us);
             let ratio = format!("end to end / ping-pong, {durability}, {name}");
             add(&ratio, "ratio", us / ping_pong);
+            add(&format!("end to end / relay, {durability}, {name}"), "ratio", us / relay);
         }
     }
     Ok(())

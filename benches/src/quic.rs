@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use millstream_cli::Usage;
+use millstream_cli::{Schedule, Timer, Usage};
 use millstream_env::clock::{Clock as _, SystemClock};
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -26,6 +26,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// Makes this executable the other process; its value is the server's certificate and key.
 const ROLE: &str = "MILLSTREAM_BENCH_QUIC_SERVER";
 const CHUNK_BYTES: usize = 1024 * 1024;
+/// The most that one paced write sends, after a stall.
+const PACED_PIECE_BYTES_MAX: usize = 256 * 1024;
 const ALPN: &[u8] = b"millstream-bench/1";
 
 /// What one run over a stream did.
@@ -61,6 +63,8 @@ enum Ask {
     Upload,
     /// Send back each message of so many bytes.
     Echo(usize),
+    /// Send back what comes, as it comes.
+    Relay,
 }
 
 /// The server's keys, handed to the other process.
@@ -199,6 +203,33 @@ impl Peer {
         Ok(PingPong { bytes, p50_us: us(0.5), p99_us: us(0.99), p999_us: us(0.999) })
     }
 
+    /// Messages of `bytes` that come due as the records of an open-loop load do, `rate` a second
+    /// for `duration`, and come back on the same stream; the first `warmup` is not counted. What
+    /// a stream that does nothing else makes of the same pace: from when each was due until it is
+    /// back.
+    ///
+    /// # Errors
+    /// The stream fails, or what comes back is not what was sent.
+    pub fn paced(
+        &self,
+        bytes: usize,
+        rate: u64,
+        duration: Duration,
+        warmup: Duration,
+    ) -> Result<PingPong> {
+        ensure!(bytes >= 8, "a message carries 8 bytes of time");
+        let mut latencies = Histogram::<u64>::new_with_bounds(1_000, 60_000_000_000, 3)?;
+        let clock = SystemClock::new();
+        self.runtime.block_on(async {
+            let (send, recv) = self.ask(&Ask::Relay).await?;
+            let sending = send_paced(send, bytes, rate, duration, &clock);
+            let receiving = read_stamps(recv, bytes, warmup, &clock, &mut latencies);
+            tokio::try_join!(sending, receiving)
+        })?;
+        let us = |quantile| gigabytes(latencies.value_at_quantile(quantile)) * 1e6;
+        Ok(PingPong { bytes, p50_us: us(0.5), p99_us: us(0.99), p999_us: us(0.999) })
+    }
+
     async fn ask(&self, ask: &Ask) -> Result<(SendStream, RecvStream)> {
         let (mut send, recv) = self.connection.open_bi().await.context("cannot open a stream")?;
         let mut line = serde_json::to_vec(ask)?;
@@ -284,7 +315,86 @@ async fn answer(mut send: SendStream, mut recv: RecvStream) -> Result<()> {
             }
             Ok(())
         }
+        Ask::Relay => {
+            let mut chunks: Vec<Bytes> = vec![Bytes::new(); 32];
+            while let Some(count) = recv.read_chunks(&mut chunks).await.context("cannot receive")? {
+                send.write_all_chunks(&mut chunks[..count]).await.context("cannot relay")?;
+            }
+            send.finish().context("cannot finish")
+        }
     }
+}
+
+/// Sends messages when they are due, each beginning with that time in nanoseconds; those that are
+/// due together in one piece, as a producer's batch is.
+async fn send_paced(
+    mut send: SendStream,
+    bytes: usize,
+    rate: u64,
+    duration: Duration,
+    clock: &SystemClock,
+) -> Result<()> {
+    let schedule = Schedule::new(Some(rate), clock.monotonic(), 0, 1);
+    let ends_at = clock.monotonic() + duration;
+    let mut timer = Timer::new()?;
+    let mut number = 0;
+    loop {
+        let now = clock.monotonic();
+        let due = schedule.due(number, now);
+        if due >= ends_at {
+            return send.finish().context("cannot finish");
+        }
+        if due > now {
+            timer.wait(due - now).await?;
+            continue;
+        }
+        let mut piece = Vec::with_capacity(16 * bytes);
+        while piece.len() < PACED_PIECE_BYTES_MAX && schedule.due(number, now) <= now {
+            let due_ns = u64::try_from(schedule.due(number, now).as_nanos())?;
+            let at = piece.len();
+            piece.extend_from_slice(&due_ns.to_le_bytes());
+            piece.resize(at + bytes, 0x5a);
+            number += 1;
+        }
+        send.write_chunk(piece.into()).await.context("cannot send")?;
+    }
+}
+
+/// Reads what [`send_paced`] sent, to its end.
+async fn read_stamps(
+    mut recv: RecvStream,
+    bytes: usize,
+    warmup: Duration,
+    clock: &SystemClock,
+    latencies: &mut Histogram<u64>,
+) -> Result<()> {
+    let counted_from = clock.monotonic() + warmup;
+    let mut message = vec![0; bytes];
+    let mut length = 0;
+    let mut chunks: Vec<Bytes> = vec![Bytes::new(); 32];
+    while let Some(count) = recv.read_chunks(&mut chunks).await.context("cannot receive")? {
+        let now = clock.monotonic();
+        for chunk in &mut chunks[..count] {
+            let mut rest = std::mem::take(chunk);
+            while !rest.is_empty() {
+                let part = rest.split_to(rest.len().min(bytes - length));
+                message[length..length + part.len()].copy_from_slice(&part);
+                length += part.len();
+                if length == bytes {
+                    length = 0;
+                    let mut stamp = [0; 8];
+                    stamp.copy_from_slice(&message[..8]);
+                    let due = Duration::from_nanos(u64::from_le_bytes(stamp));
+                    if due >= counted_from {
+                        let late = now.saturating_sub(due).as_nanos();
+                        latencies.saturating_record(u64::try_from(late).unwrap_or(u64::MAX));
+                    }
+                }
+            }
+        }
+    }
+    ensure!(length == 0, "a message came back in part");
+    Ok(())
 }
 
 async fn send_all(send: &mut SendStream, bytes: u64) -> Result<()> {

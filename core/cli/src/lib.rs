@@ -24,6 +24,7 @@ use anyhow::{Context as _, Result};
 
 use args::{Cli, Command, ServeArgs};
 
+pub use bench::{Schedule, Timer};
 pub use consume::{Piece, Template};
 pub use output::{Format, OutputArgs};
 pub use own_broker::Ready;

@@ -179,6 +179,12 @@ impl PartitionLog {
         self.contiguous(|segment| segment.durable.offset)
     }
 
+    /// Bytes of batches that a power cut could take.
+    #[must_use]
+    pub fn unsynced_bytes(&self) -> u64 {
+        self.unsealed.iter().map(|segment| segment.unsynced_bytes()).sum()
+    }
+
     /// Which leader epoch each range of offsets is of.
     #[must_use]
     pub fn epochs(&self) -> &EpochHistory {

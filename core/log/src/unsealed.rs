@@ -214,6 +214,11 @@ impl Unsealed {
         u64::from(self.end.position.saturating_sub(HEADER_BLOCK_BYTES))
     }
 
+    /// Bytes of batches that are not durable yet.
+    pub(crate) fn unsynced_bytes(&self) -> u64 {
+        u64::from(self.end.position.saturating_sub(self.durable.position.max(HEADER_BLOCK_BYTES)))
+    }
+
     /// Whether batches may be appended: it has not been rolled.
     pub(crate) fn is_active(&self) -> bool {
         self.seal.is_none()

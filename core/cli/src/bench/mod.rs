@@ -32,6 +32,7 @@ use crate::failure::advised;
 use crate::output::{Out, Progress};
 
 use latency::Latencies;
+pub use pace::{Schedule, Timer};
 use producer::Sent;
 use report::{Phase, Report};
 use target::Target;

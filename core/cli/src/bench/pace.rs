@@ -8,7 +8,7 @@ const TICK_NS: f64 = 100_000.0;
 
 /// When the records of one producer are due.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub(super) enum Schedule {
+pub enum Schedule {
     /// As soon as the broker takes them.
     Maximum,
     /// At a fixed distance, whether the broker keeps up or not.
@@ -23,7 +23,8 @@ pub(super) enum Schedule {
 impl Schedule {
     /// The schedule of producer `index` of `producers` that together send `rate` records a second
     /// from `start` on; they take turns.
-    pub(super) fn new(rate: Option<u64>, start: Duration, index: u32, producers: u32) -> Self {
+    #[must_use]
+    pub fn new(rate: Option<u64>, start: Duration, index: u32, producers: u32) -> Self {
         let Some(rate) = rate else { return Self::Maximum };
         let between_ns = 1e9 / crate::values::as_f64(rate.max(1));
         Self::Every {
@@ -33,7 +34,8 @@ impl Schedule {
     }
 
     /// When record `number`, from 0, is due; `now` where it is due as soon as possible.
-    pub(super) fn due(&self, number: u64, now: Duration) -> Duration {
+    #[must_use]
+    pub fn due(&self, number: u64, now: Duration) -> Duration {
         match self {
             Self::Maximum => now,
             Self::Every { first, interval_ns } => {
@@ -64,14 +66,18 @@ mod timer {
     /// A timer of the kernel's, exact to microseconds where a runtime's own rounds to
     /// milliseconds: at 100,000 records a second that would be 100 at a time.
     #[derive(Debug)]
-    pub(in crate::bench) struct Timer {
+    pub struct Timer {
         // A timerfd is waited for and read as a pipe is, so that it needs no registration of its
         // own with the runtime.
         fd: pipe::Receiver,
     }
 
     impl Timer {
-        pub(in crate::bench) fn new() -> Result<Self> {
+        /// A timer that waits for nothing yet.
+        ///
+        /// # Errors
+        /// The system has none left.
+        pub fn new() -> Result<Self> {
             let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
             let fd = timerfd_create(TimerfdClockId::Monotonic, flags).context("timerfd_create")?;
             let fd = pipe::Receiver::from_owned_fd_unchecked(fd);
@@ -79,7 +85,10 @@ mod timer {
         }
 
         /// Returns after `wait`, or at once where it is zero.
-        pub(in crate::bench) async fn wait(&mut self, wait: Duration) -> Result<()> {
+        ///
+        /// # Errors
+        /// The timer cannot be set or read.
+        pub async fn wait(&mut self, wait: Duration) -> Result<()> {
             if wait.is_zero() {
                 return Ok(());
             }
@@ -111,22 +120,29 @@ mod timer {
 
     /// The runtime's timer, exact to a millisecond.
     #[derive(Debug)]
-    pub(in crate::bench) struct Timer {}
+    pub struct Timer {}
 
     impl Timer {
-        pub(in crate::bench) fn new() -> Result<Self> {
+        /// A timer that waits for nothing yet.
+        ///
+        /// # Errors
+        /// The system has none left.
+        pub fn new() -> Result<Self> {
             Ok(Self {})
         }
 
         /// Returns after `wait`.
-        pub(in crate::bench) async fn wait(&mut self, wait: Duration) -> Result<()> {
+        ///
+        /// # Errors
+        /// None here.
+        pub async fn wait(&mut self, wait: Duration) -> Result<()> {
             tokio::time::sleep(wait).await;
             Ok(())
         }
     }
 }
 
-pub(super) use timer::Timer;
+pub use timer::Timer;
 
 #[cfg(test)]
 mod tests {

@@ -110,6 +110,9 @@ async fn pump<S: Service>(
     tokio::pin!(stopped);
     loop {
         if !in_flight.ready.is_empty() {
+            // Consumers at the tail were woken by what makes these ready: the records go out
+            // before the news that they are stored, and more news may join.
+            tokio::task::yield_now().await;
             let ready = in_flight.ready.split().freeze();
             send_bytes(&mut stream.send, &counters, ready).await?;
         }
