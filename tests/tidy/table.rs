@@ -50,6 +50,7 @@ pub(crate) const EDGES: &[Edges] = &[
             "millstream-replica",
         ],
     },
+    Edges { package: "millstream-tiered", uses: &["millstream-types", "millstream-wire"] },
     Edges {
         package: "millstream-quorum",
         uses: &["millstream-types", "millstream-env", "millstream-meta"],
@@ -113,7 +114,8 @@ pub(crate) const HOMES: &[Home] = &[
         homes: &["millstream-net", "millstream-benches"],
         tests: &["millstream-tests"],
     },
-    Home { dependency: "aws-lc-rs", homes: &["millstream-net"], tests: &[] },
+    // The archive takes SHA-256 of it.
+    Home { dependency: "aws-lc-rs", homes: &["millstream-net", "millstream-tiered"], tests: &[] },
     Home { dependency: "quinn-proto", homes: &["millstream-net"], tests: &[] },
     Home { dependency: "quinn-udp", homes: &["millstream-net"], tests: &[] },
     Home {
@@ -153,9 +155,16 @@ pub(crate) const HOMES: &[Home] = &[
             "millstream-cli",
             "millstream",
             "millstream-benches",
+            "millstream-tiered",
         ],
         tests: &["millstream-tests"],
     },
+    // The archive: object stores, columns and Parquet.
+    Home { dependency: "object_store", homes: &["millstream-tiered"], tests: &[] },
+    Home { dependency: "arrow-array", homes: &["millstream-tiered"], tests: &[] },
+    Home { dependency: "arrow-buffer", homes: &["millstream-tiered"], tests: &[] },
+    Home { dependency: "arrow-schema", homes: &["millstream-tiered"], tests: &[] },
+    Home { dependency: "parquet", homes: &["millstream-tiered"], tests: &[] },
     // Command lines and terminals.
     Home {
         dependency: "clap",
@@ -191,6 +200,7 @@ pub(crate) const HOMES: &[Home] = &[
             "millstream-replica",
             "millstream-meta",
             "millstream-partition",
+            "millstream-tiered",
             "millstream-net",
             "millstream-client",
         ],

@@ -113,6 +113,25 @@ fn everything_commits_whether_the_disk_is_done_at_once_or_later() {
     }
 }
 
+/// Nobody waits for a sync on such a topic, but what a power cut can take is bounded.
+#[test]
+fn a_replicated_topic_is_synced_behind_its_producers() {
+    const BATCH_BYTES: usize = 1024 * 1024;
+    let mut config = config(CREATE_TIME);
+    config.log.segment_bytes = 1 << 30;
+    config.batch_bytes_max = 2 * BATCH_BYTES;
+    config.replica.durability = Durability::Replicated;
+    let mut bench = bench(1, 0, config);
+    for number in 0..40 {
+        bench.partition.append(NOW, batch(NOW, BATCH_BYTES)).unwrap();
+        bench.settle();
+        let log = bench.partition.log();
+        assert!(log.unsynced_bytes() <= 9 * BATCH_BYTES as u64, "after batch {number}");
+    }
+    assert!(bench.partition.log().durable_end() >= Offset::ZERO.plus(31));
+    assert_eq!(bench.partition.positions().high_watermark, Offset::ZERO.plus(40));
+}
+
 #[test]
 fn a_batch_out_of_time_or_too_large_is_refused_and_leaves_nothing() {
     let mut bench = bench(1, 100, config(CREATE_TIME));

@@ -5,7 +5,7 @@ use millstream_types::limits::{
     BATCH_BYTES_MAX, BATCH_DECOMPRESSED_BYTES_MAX, BATCH_HEADER_BYTES, BATCH_RECORDS_MAX,
     RECORD_HEADERS_MAX, TIMESTAMP_MS_MAX,
 };
-use millstream_types::{ProducerEpoch, ProducerId, TimestampMs};
+use millstream_types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TimestampMs};
 
 use crate::batch::{
     ATTRIBUTES_AT, Attributes, BatchError, BatchHeader, CRC_AT, LENGTH_PREFIX_BYTES, MAGIC,
@@ -17,7 +17,7 @@ use crate::record::HeaderRef;
 use crate::varint::{VARINT_BYTES_MAX, VARLONG_BYTES_MAX, put_varlong, varlong_bytes};
 
 /// The leader epoch of a batch that no leader has appended.
-const NO_LEADER_EPOCH: i32 = -1;
+const NO_LEADER_EPOCH: LeaderEpoch = LeaderEpoch(-1);
 
 /// Why a record cannot be added, or a batch not be built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +44,12 @@ pub enum BuildError {
     Timestamp {
         /// The timestamp.
         timestamp_ms: i64,
+    },
+    /// The record is not at or after the next offset of its batch, or after the batch's last.
+    #[error("offset {offset} is not one of the batch's, or out of order")]
+    Offset {
+        /// The record's offset.
+        offset: Offset,
     },
     /// There is no record to build a batch of.
     #[error("a batch needs a record")]
@@ -76,6 +82,39 @@ impl ProducerStamp {
     }
 }
 
+/// A record of a batch that is made again, without its headers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RecordFields<'a> {
+    /// Its place in the partition.
+    pub offset: Offset,
+    /// Its time.
+    pub timestamp: TimestampMs,
+    /// What it is about.
+    pub key: Option<&'a [u8]>,
+    /// What it says.
+    pub value: Option<&'a [u8]>,
+}
+
+/// Everything about a stored batch that its records do not tell: with them it can be made again,
+/// though not its compressed bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BatchFrame {
+    /// The offset that the records' deltas count from.
+    pub base_offset: Offset,
+    /// The leadership in which the batch was appended.
+    pub leader_epoch: LeaderEpoch,
+    /// Flags; the codec among them is ignored.
+    pub attributes: Attributes,
+    /// The last offset that the batch takes, less the base offset.
+    pub last_offset_delta: u32,
+    /// What the records' timestamp deltas count from.
+    pub base_timestamp: TimestampMs,
+    /// The header's largest timestamp; with the broker's timestamps every record's.
+    pub max_timestamp: TimestampMs,
+    /// Who the batch is from.
+    pub producer: ProducerStamp,
+}
+
 /// Gathers records and turns them into one batch. The buffer starts with room for the header, so
 /// that an uncompressed batch is built where its records were written.
 #[derive(Debug)]
@@ -85,6 +124,8 @@ pub struct BatchBuilder {
     base_timestamp: TimestampMs,
     max_timestamp: TimestampMs,
     record_count: u32,
+    /// The least that the next record's offset delta may be.
+    delta_min: u32,
 }
 
 impl BatchBuilder {
@@ -100,6 +141,7 @@ impl BatchBuilder {
             base_timestamp: TimestampMs::NONE,
             max_timestamp: TimestampMs::NONE,
             record_count: 0,
+            delta_min: 0,
         }
     }
 
@@ -130,8 +172,47 @@ impl BatchBuilder {
         value: Option<&[u8]>,
         headers: impl ExactSizeIterator<Item = HeaderRef<'a>> + Clone,
     ) -> Result<(), BuildError> {
-        if timestamp.0.unsigned_abs() > TIMESTAMP_MS_MAX.unsigned_abs() {
-            return Err(BuildError::Timestamp { timestamp_ms: timestamp.0 });
+        let base_timestamp = if self.is_empty() { timestamp } else { self.base_timestamp };
+        self.append_after(base_timestamp, self.record_count, timestamp, key, value, headers)
+    }
+
+    /// [`BatchBuilder::append_iter`] for a batch that is made again, as [`BatchFrame`] describes
+    /// it: with the record's own distance from the base offset, which may leave a gap.
+    ///
+    /// # Errors
+    /// Those of [`BatchBuilder::append`], and [`BuildError::Offset`].
+    pub fn append_framed<'a>(
+        &mut self,
+        frame: &BatchFrame,
+        record: RecordFields<'_>,
+        headers: impl ExactSizeIterator<Item = HeaderRef<'a>> + Clone,
+    ) -> Result<(), BuildError> {
+        let RecordFields { offset, timestamp, key, value } = record;
+        let delta = offset.value().checked_sub(frame.base_offset.value());
+        let delta = delta.and_then(|delta| u32::try_from(delta).ok());
+        let in_order = |delta: &u32| {
+            (self.delta_min..=frame.last_offset_delta).contains(delta)
+                && *delta <= i32::MAX.cast_unsigned()
+        };
+        let Some(delta) = delta.filter(in_order) else {
+            return Err(BuildError::Offset { offset });
+        };
+        self.append_after(frame.base_timestamp, delta, timestamp, key, value, headers)
+    }
+
+    fn append_after<'a>(
+        &mut self,
+        base_timestamp: TimestampMs,
+        offset_delta: u32,
+        timestamp: TimestampMs,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: impl ExactSizeIterator<Item = HeaderRef<'a>> + Clone,
+    ) -> Result<(), BuildError> {
+        for timestamp in [base_timestamp, timestamp] {
+            if timestamp.0.unsigned_abs() > TIMESTAMP_MS_MAX.unsigned_abs() {
+                return Err(BuildError::Timestamp { timestamp_ms: timestamp.0 });
+            }
         }
         if self.record_count == BATCH_RECORDS_MAX {
             return Err(BuildError::TooManyRecords);
@@ -140,10 +221,9 @@ impl BatchBuilder {
         if header_count > RECORD_HEADERS_MAX {
             return Err(BuildError::TooManyHeaders { count: header_count });
         }
-        let base_timestamp = if self.is_empty() { timestamp } else { self.base_timestamp };
         // Neither is beyond ±i64::MAX / 1000.
         let timestamp_delta = timestamp.0 - base_timestamp.0;
-        let offset_delta = i64::from(self.record_count);
+        let (delta_min, offset_delta) = (offset_delta + 1, i64::from(offset_delta));
 
         let mut body_bytes = 1 + varlong_bytes(timestamp_delta) + varlong_bytes(offset_delta);
         body_bytes += nullable_bytes(key) + nullable_bytes(value);
@@ -175,6 +255,7 @@ impl BatchBuilder {
         self.max_timestamp =
             if self.is_empty() { timestamp } else { self.max_timestamp.max(timestamp) };
         self.record_count += 1;
+        self.delta_min = delta_min;
         Ok(())
     }
 
@@ -221,6 +302,26 @@ impl BatchBuilder {
         let Some(last_offset_delta) = self.record_count.checked_sub(1) else {
             return Err(BuildError::Empty);
         };
+        let frame = BatchFrame {
+            base_offset: Offset::ZERO,
+            leader_epoch: NO_LEADER_EPOCH,
+            attributes: Attributes::new(self.codec),
+            last_offset_delta,
+            base_timestamp: self.base_timestamp,
+            max_timestamp: self.max_timestamp,
+            producer,
+        };
+        self.build_framed(&frame)
+    }
+
+    /// The batch as `frame` describes it, which the records were added for by
+    /// [`BatchBuilder::append_framed`]; its compression is the builder's. Without records it is
+    /// the empty batch that compaction can leave.
+    ///
+    /// # Errors
+    /// [`BuildError::Compression`], and [`BuildError::TooLarge`] when the records do not compress
+    /// to a batch within the limit.
+    pub fn build_framed(self, frame: &BatchFrame) -> Result<Bytes, BuildError> {
         let mut batch = match self.codec {
             Codec::None => self.buffer,
             codec => {
@@ -237,16 +338,16 @@ impl BatchBuilder {
         }
         let batch_length = u32::try_from(batch.len() - LENGTH_PREFIX_BYTES).or(Err(too_large))?;
         let mut field = &mut batch[..BATCH_HEADER_BYTES];
-        field.put_i64(0);
+        field.put_i64(frame.base_offset.value());
         field.put_u32(batch_length);
-        field.put_i32(NO_LEADER_EPOCH);
+        field.put_i32(frame.leader_epoch.0);
         field.put_u8(MAGIC);
         field.put_u32(0);
-        field.put_u16(Attributes::new(self.codec).bits());
-        field.put_u32(last_offset_delta);
-        field.put_i64(self.base_timestamp.0);
-        field.put_i64(self.max_timestamp.0);
-        producer.put(&mut batch[PRODUCER_AT..RECORD_COUNT_AT]);
+        field.put_u16(frame.attributes.with_codec(self.codec).bits());
+        field.put_u32(frame.last_offset_delta);
+        field.put_i64(frame.base_timestamp.0);
+        field.put_i64(frame.max_timestamp.0);
+        frame.producer.put(&mut batch[PRODUCER_AT..RECORD_COUNT_AT]);
         batch[RECORD_COUNT_AT..BATCH_HEADER_BYTES]
             .copy_from_slice(&self.record_count.to_be_bytes());
         write_crc(&mut batch);

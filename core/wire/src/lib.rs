@@ -12,7 +12,7 @@ pub mod record;
 mod varint;
 
 pub use batch::{Attributes, Batch, BatchError, BatchHeader, IncomingBatch, TimestampType};
-pub use builder::{BatchBuilder, BuildError, ProducerStamp, restamp};
+pub use builder::{BatchBuilder, BatchFrame, BuildError, ProducerStamp, RecordFields, restamp};
 pub use compression::{Codec, CompressionError};
 pub use crc::{Crc32c, crc32c};
 pub use record::{Header, HeaderKey, HeaderRef, Headers, Record, RecordError, RecordRef, Records};

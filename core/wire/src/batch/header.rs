@@ -105,6 +105,12 @@ impl Attributes {
         self.0 & Self::CONTROL != 0
     }
 
+    /// The same, compressed otherwise.
+    #[must_use]
+    pub const fn with_codec(self, codec: Codec) -> Self {
+        Self((self.0 & !Self::CODEC_MASK) | codec as u16)
+    }
+
     /// The same, with the broker's timestamps.
     #[must_use]
     pub const fn with_log_append_time(self) -> Self {

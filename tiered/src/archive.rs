@@ -1,0 +1,524 @@
+//! One partition's archive in a store: ranges are added, given up, and read back.
+//!
+//! A range is archived in three steps, each of which may be the last before a crash: its object is
+//! put under a name of its own, looked at, and then named by the next manifest, which is created
+//! conditionally. Until that manifest exists the object is nothing; from then on it is archived,
+//! whoever looks. What others wrote meanwhile is adopted, never overwritten.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use lru::LruCache;
+use millstream_types::{LeaderEpoch, Offset, TimestampMs};
+use millstream_wire::{Batch, crc32c};
+
+use crate::decode::ObjectReader;
+use crate::encode::EncodedObject;
+use crate::error::FormatError;
+use crate::footer::Identity;
+use crate::manifest::{Chain, Entry, FULL_EVERY, Head, ManifestError, sha256};
+use crate::store::{Created, Store, StoreError};
+
+/// The largest manifest that is read: some 100,000 ranges.
+const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// The largest footer that is read.
+const FOOTER_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// The largest object that is read whole.
+const OBJECT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// The most objects of one partition.
+const LISTED_MAX: usize = 1_000_000;
+/// Footers kept ready for reading.
+const FOOTERS_KEPT: std::num::NonZeroUsize = match std::num::NonZeroUsize::new(64) {
+    Some(count) => count,
+    None => std::num::NonZeroUsize::MIN,
+};
+
+/// Why the archive could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// The store's answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The manifests do not hold together, or a later leadership wrote one.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// An object is not what its manifest says.
+    #[error("archive object `{object}`: {source}")]
+    Object {
+        /// Which one.
+        object: String,
+        /// What is wrong.
+        source: FormatError,
+    },
+    /// An object is not as long, or not the same, as when it was written.
+    #[error("archive object `{object}` has {actual}; {expected} was written")]
+    Changed {
+        /// Which one.
+        object: String,
+        /// What was written: a size or a digest.
+        expected: String,
+        /// What is there.
+        actual: String,
+    },
+    /// The cluster's metadata names a manifest that the store holds another of.
+    #[error(
+        "manifest {number} in the store is not the one that the cluster's metadata knows: is this \
+         the right bucket and prefix?"
+    )]
+    Diverged {
+        /// Its number.
+        number: u64,
+    },
+    /// Somebody else has archived the range, or a part of it.
+    #[error("offset {base} is archived already, up to {end}")]
+    Superseded {
+        /// Where the range began.
+        base: Offset,
+        /// Where the archive ends now.
+        end: i64,
+    },
+    /// The archive does not hold that offset.
+    #[error("offset {offset} is not in the archive, which holds {start} to {end}")]
+    OutOfRange {
+        /// The offset.
+        offset: Offset,
+        /// The first that it holds.
+        start: i64,
+        /// The one after the last.
+        end: i64,
+    },
+    /// The thread that was decoding ended.
+    #[error("decoding ended: {0}")]
+    Decode(String),
+}
+
+impl ArchiveError {
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub const fn is_retriable(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_retriable())
+    }
+}
+
+/// Batches that were read back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Replayed {
+    /// Whole batches in order. The first may start before the offset that was asked for.
+    pub batches: Vec<Bytes>,
+    /// The offset after the last.
+    pub next: Offset,
+}
+
+/// What a check of one range found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Verified {
+    /// Records decoded.
+    pub records: u64,
+    /// Bytes of the object.
+    pub object_bytes: u64,
+}
+
+/// One partition's archive.
+#[derive(Debug)]
+pub struct PartitionArchive {
+    store: Store,
+    identity: Identity,
+    folder: String,
+    chain: Chain,
+    /// When objects that manifests gave up were first seen to be there still.
+    given_up: BTreeMap<String, TimestampMs>,
+    footers: Mutex<LruCache<String, Arc<ObjectReader>>>,
+}
+
+impl PartitionArchive {
+    /// Opens the archive of a partition, from the `head` that the cluster's metadata knows, or from
+    /// the store alone. What the store has beyond `head` is adopted: a crash can come between a
+    /// manifest and the metadata.
+    ///
+    /// # Errors
+    /// [`ArchiveError`]; manifests that do not hold together are never skipped.
+    pub async fn open(
+        store: Store,
+        identity: Identity,
+        head: Option<&Head>,
+    ) -> Result<Self, ArchiveError> {
+        let Identity { topic, topic_id, partition, .. } = &identity;
+        let folder = format!("topics/{topic}.{topic_id}/{partition}");
+        let chain = Chain::new(&identity);
+        let footers = Mutex::new(LruCache::new(FOOTERS_KEPT));
+        let given_up = BTreeMap::new();
+        let mut archive = Self { store, identity, folder, chain, given_up, footers };
+        let newest = match head {
+            Some(head) => Some(head.number),
+            None => archive.newest().await?,
+        };
+        if let Some(newest) = newest {
+            archive.load(newest).await?;
+        }
+        if let Some(head) = head
+            && archive.chain.head() != Some(head)
+        {
+            return Err(ArchiveError::Diverged { number: head.number });
+        }
+        archive.catch_up().await?;
+        Ok(archive)
+    }
+
+    /// How far the archive has come; `None` while nothing is archived.
+    #[must_use]
+    pub const fn head(&self) -> Option<&Head> {
+        self.chain.head()
+    }
+
+    /// Of which partition it is.
+    #[must_use]
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Every range, oldest first.
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = &Entry> {
+        self.chain.entries().iter()
+    }
+
+    /// The folder that the partition's objects lie in, as a glob begins.
+    #[must_use]
+    pub fn folder(&self) -> &str {
+        &self.folder
+    }
+
+    /// Archives a range that begins where the archive ends. `attempt` is a random number of this
+    /// attempt; to repeat a call that failed, pass the same. Returns the new head, for the
+    /// cluster's metadata; only once that has it may a local copy go.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Superseded`] when somebody else was first, which the archive has then taken
+    /// up; [`ManifestError::Fenced`] when that was a later leadership. Otherwise nothing is
+    /// archived, unless [`ArchiveError::is_retriable`]: then that is unknown, until a repeated call
+    /// or the next opening tells.
+    pub async fn append(
+        &mut self,
+        epoch: LeaderEpoch,
+        object: &EncodedObject,
+        attempt: u128,
+    ) -> Result<Head, ArchiveError> {
+        self.fence(epoch)?;
+        let summary = &object.summary;
+        let (base, end) = (summary.base, summary.end);
+        if let Some(head) = self.chain.head().filter(|head| head.end != base.value()) {
+            return self.own_or_superseded(object, attempt, *head);
+        }
+        let name = object_name(base, end, epoch, attempt);
+        let key = format!("{}/{name}", self.folder);
+        let bytes = object.bytes.len() as u64;
+        self.store.put(&key, object.bytes.clone()).await?;
+        let stored = self.store.size(&key).await?;
+        if stored != bytes {
+            let (expected, actual) = (format!("{bytes} bytes"), format!("{stored} bytes"));
+            return Err(ArchiveError::Changed { object: key, expected, actual });
+        }
+        let entry = Entry {
+            object: name,
+            base: base.value(),
+            end: end.value(),
+            leader_epoch: epoch.0,
+            records: summary.records,
+            batches: summary.batches,
+            log_bytes: summary.log_bytes,
+            max_timestamp_ms: summary.max_timestamp.0,
+            object_bytes: bytes,
+            object_sha256: sha256(&object.bytes),
+            footer_start: summary.footer_start,
+            footer_crc32c: summary.footer_crc32c,
+        };
+        let (manifest, after) = self.chain.add(epoch, entry)?;
+        match self.write(epoch, manifest, after).await? {
+            Some(head) => Ok(head),
+            None => {
+                // Nobody will ever name it; if this fails, it is found as an orphan.
+                drop(self.store.delete(&key).await);
+                let end = self.chain.head().map_or(0, |head| head.end);
+                Err(ArchiveError::Superseded { base, end })
+            }
+        }
+    }
+
+    /// A repeated call whose first reply was lost finds its own range archived.
+    fn own_or_superseded(
+        &self,
+        object: &EncodedObject,
+        attempt: u128,
+        head: Head,
+    ) -> Result<Head, ArchiveError> {
+        let base = object.summary.base;
+        let newest = self.chain.entries().back();
+        let suffix = attempt_suffix(attempt);
+        match newest {
+            Some(entry) if entry.base == base.value() && entry.object.ends_with(&suffix) => {
+                Ok(head)
+            }
+            _ => Err(ArchiveError::Superseded { base, end: head.end }),
+        }
+    }
+
+    /// Gives up everything before `start`, which must be where a range begins, or the archive's
+    /// end. The objects stay until [`PartitionArchive::collect`] removes them.
+    ///
+    /// # Errors
+    /// As [`PartitionArchive::append`].
+    pub async fn trim(&mut self, epoch: LeaderEpoch, start: Offset) -> Result<Head, ArchiveError> {
+        self.fence(epoch)?;
+        let (manifest, after) = self.chain.trim(epoch, start)?;
+        let written = self.write(epoch, manifest, after).await?;
+        written.ok_or_else(|| ArchiveError::Superseded {
+            base: start,
+            end: self.chain.head().map_or(0, |head| head.end),
+        })
+    }
+
+    /// Creates the next manifest. `None` when another was there, which is adopted then.
+    async fn write(
+        &mut self,
+        epoch: LeaderEpoch,
+        manifest: Bytes,
+        after: Chain,
+    ) -> Result<Option<Head>, ArchiveError> {
+        let key = self.manifest_key(self.chain.next_number());
+        let created = self.store.create(&key, manifest.clone()).await;
+        let ours = match created {
+            Ok(Created::Won) => true,
+            // An earlier try of this call may have got through, and this one even if it failed.
+            Ok(Created::Taken) => self.store.get(&key, MANIFEST_BYTES_MAX).await? == manifest,
+            Err(error) if error.is_retriable() => {
+                match self.store.get(&key, MANIFEST_BYTES_MAX).await {
+                    Ok(found) => found == manifest,
+                    Err(_unknown) => return Err(error.into()),
+                }
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if ours {
+            self.chain = after;
+            return Ok(self.chain.head().copied());
+        }
+        self.catch_up().await?;
+        self.fence(epoch)?;
+        Ok(None)
+    }
+
+    /// A leadership that is over writes no more.
+    fn fence(&self, epoch: LeaderEpoch) -> Result<(), ManifestError> {
+        match self.chain.head() {
+            Some(head) if head.leader_epoch > epoch.0 => {
+                Err(ManifestError::Fenced { ours: epoch.0, theirs: head.leader_epoch })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes objects that no manifest names: those given up, once `grace_ms` have passed since
+    /// that was noticed, and those that were never named, once they are that old. Returns how many.
+    ///
+    /// # Errors
+    /// [`ArchiveError`]; what is removed by then stays so.
+    pub async fn collect(
+        &mut self,
+        now: TimestampMs,
+        grace_ms: u64,
+    ) -> Result<usize, ArchiveError> {
+        let named: BTreeMap<&str, ()> =
+            self.entries().map(|entry| (entry.object.as_str(), ())).collect();
+        let start = self.chain.head().map_or(0, |head| head.start);
+        let prefix = format!("{}/", self.folder);
+        let mut removable = Vec::new();
+        let listed = self.store.list(&self.folder, LISTED_MAX).await?;
+        let mut given_up = BTreeMap::new();
+        for object in listed {
+            let Some(name) = object.key.strip_prefix(&prefix) else { continue };
+            let Some(end) = range_end_of(name).filter(|_| !named.contains_key(name)) else {
+                continue;
+            };
+            let since = if end <= start {
+                let since = self.given_up.get(name).copied().unwrap_or(now);
+                given_up.insert(name.to_owned(), since);
+                since
+            } else {
+                TimestampMs(object.modified_ms)
+            };
+            if now.since_ms(since) >= grace_ms {
+                removable.push(object.key);
+            }
+        }
+        self.given_up = given_up;
+        for key in &removable {
+            self.store.delete(key).await?;
+        }
+        Ok(removable.len())
+    }
+
+    /// Reads the batches from `offset` on: those of one row group, at least one.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn read(&self, offset: Offset) -> Result<Replayed, ArchiveError> {
+        let (start, end) = self.chain.head().map_or((0, 0), |head| (head.start, head.end));
+        let Some(entry) = self.chain.find(offset) else {
+            return Err(ArchiveError::OutOfRange { offset, start, end });
+        };
+        let object = self.object(entry).await?;
+        let part = object.part_of(offset);
+        let key = format!("{}/{}", self.folder, entry.object);
+        let bytes = self.store.get_range(&key, object.span(part)).await?;
+        let read = decode(key, Arc::clone(&object), part, bytes).await?;
+        let wanted = |bytes: &Bytes| {
+            Batch::validate(bytes.clone()).is_ok_and(|batch| batch.header().next_offset() > offset)
+        };
+        let batches: Vec<Bytes> = read.into_iter().skip_while(|bytes| !wanted(bytes)).collect();
+        let last = batches.last().and_then(|bytes| Batch::validate(bytes.clone()).ok());
+        let Some(next) = last.map(|batch| batch.header().next_offset()) else {
+            return Err(ArchiveError::OutOfRange { offset, start, end });
+        };
+        Ok(Replayed { batches, next })
+    }
+
+    /// Reads a range's object whole and holds it to its manifest: size, digest, every batch in
+    /// order without a gap, as many records as were written.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] says what is wrong.
+    pub async fn verify(&self, entry: &Entry) -> Result<Verified, ArchiveError> {
+        let key = format!("{}/{}", self.folder, entry.object);
+        let bytes = self.store.get(&key, OBJECT_BYTES_MAX).await?;
+        let actual = sha256(&bytes);
+        if actual != entry.object_sha256 {
+            let expected = format!("SHA-256 {}", entry.object_sha256);
+            let actual = format!("SHA-256 {actual}");
+            return Err(ArchiveError::Changed { object: key, expected, actual });
+        }
+        let start = usize::try_from(entry.footer_start).unwrap_or(usize::MAX);
+        let footer = bytes.get(start..).unwrap_or_default().to_vec();
+        let object = Arc::new(open_footer(&key, entry, &footer)?);
+        let (mut next, mut records) = (entry.base, 0);
+        for part in 0..object.parts() {
+            let span = object.span(part);
+            let index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
+            let group = bytes.get(index(span.start)..index(span.end)).unwrap_or_default();
+            let group = bytes.slice_ref(group);
+            for batch in decode(key.clone(), Arc::clone(&object), part, group).await? {
+                let broken = |source| ArchiveError::Object { object: key.clone(), source };
+                let batch = Batch::validate(batch).map_err(|error| broken(error.into()))?;
+                let header = batch.header();
+                if header.base_offset.value() != next {
+                    return Err(broken(FormatError::Inconsistent("its batches leave a gap")));
+                }
+                next = header.next_offset().value();
+                let counts = !header.attributes.is_control();
+                records += if counts { u64::from(header.record_count) } else { 0 };
+            }
+        }
+        if (next, records) != (entry.end, entry.records) {
+            let source = FormatError::Inconsistent("its records are not those of its manifest");
+            return Err(ArchiveError::Object { object: key, source });
+        }
+        Ok(Verified { records, object_bytes: bytes.len() as u64 })
+    }
+
+    /// An object's footer, from memory or the store.
+    async fn object(&self, entry: &Entry) -> Result<Arc<ObjectReader>, ArchiveError> {
+        let kept = || self.footers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = kept().get(&entry.object) {
+            return Ok(Arc::clone(found));
+        }
+        let key = format!("{}/{}", self.folder, entry.object);
+        let length = entry.object_bytes.saturating_sub(entry.footer_start);
+        if length > FOOTER_BYTES_MAX {
+            let (what, max) = ("bytes of a footer", FOOTER_BYTES_MAX);
+            let source = FormatError::TooLarge { what, actual: length, max };
+            return Err(ArchiveError::Object { object: key, source });
+        }
+        let footer = self.store.get_range(&key, entry.footer_start..entry.object_bytes).await?;
+        let object = Arc::new(open_footer(&key, entry, &footer)?);
+        kept().put(entry.object.clone(), Arc::clone(&object));
+        Ok(object)
+    }
+
+    /// Loads the chain up to a manifest that exists.
+    async fn load(&mut self, newest: u64) -> Result<(), ArchiveError> {
+        let full = newest - newest % FULL_EVERY;
+        let bytes = self.manifest(full).await?;
+        self.chain.start_at(full, &bytes)?;
+        for number in full + 1..=newest {
+            let bytes = self.manifest(number).await?;
+            self.chain.apply(&bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Takes up every manifest that has come after those known.
+    async fn catch_up(&mut self) -> Result<(), ArchiveError> {
+        loop {
+            match self.manifest(self.chain.next_number()).await {
+                Ok(bytes) => self.chain.apply(&bytes)?,
+                Err(StoreError::NotFound { .. }) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The number of the newest manifest in the store.
+    async fn newest(&self) -> Result<Option<u64>, ArchiveError> {
+        let listed = self.store.list(&format!("{}/manifest", self.folder), LISTED_MAX).await?;
+        let number = |key: &str| key.rsplit('/').next()?.strip_suffix(".json")?.parse().ok();
+        Ok(listed.iter().filter_map(|object| number(&object.key)).max())
+    }
+
+    async fn manifest(&self, number: u64) -> Result<Bytes, StoreError> {
+        self.store.get(&self.manifest_key(number), MANIFEST_BYTES_MAX).await
+    }
+
+    fn manifest_key(&self, number: u64) -> String {
+        format!("{}/manifest/{number:020}.json", self.folder)
+    }
+}
+
+fn object_name(base: Offset, end: Offset, epoch: LeaderEpoch, attempt: u128) -> String {
+    let (base, end, suffix) = (base.value(), end.value(), attempt_suffix(attempt));
+    format!("{base:020}-{end:020}-{epoch}{suffix}")
+}
+
+fn attempt_suffix(attempt: u128) -> String {
+    format!("-{attempt:032x}.parquet")
+}
+
+/// The end of the range that an object's name tells, if it is the name of one.
+fn range_end_of(name: &str) -> Option<i64> {
+    let mut parts = name.strip_suffix(".parquet")?.splitn(3, '-');
+    let _base: i64 = parts.next()?.parse().ok()?;
+    parts.next()?.parse().ok()
+}
+
+fn open_footer(key: &str, entry: &Entry, footer: &[u8]) -> Result<ObjectReader, ArchiveError> {
+    let broken = |source| ArchiveError::Object { object: key.to_owned(), source };
+    let (expected, actual) = (entry.footer_crc32c, crc32c(footer));
+    if actual != expected {
+        return Err(broken(FormatError::Crc { what: "footer", expected, actual }));
+    }
+    let object = ObjectReader::open(footer).map_err(broken)?;
+    if (object.base().value(), object.end().value()) != (entry.base, entry.end) {
+        return Err(broken(FormatError::Inconsistent("it is of another range")));
+    }
+    Ok(object)
+}
+
+/// Decodes where blocking is allowed.
+async fn decode(
+    key: String,
+    object: Arc<ObjectReader>,
+    part: usize,
+    bytes: Bytes,
+) -> Result<Vec<Bytes>, ArchiveError> {
+    let decoded = tokio::task::spawn_blocking(move || object.replay(part, bytes)).await;
+    let decoded = decoded.map_err(|error| ArchiveError::Decode(error.to_string()))?;
+    decoded.map_err(|source| ArchiveError::Object { object: key, source })
+}

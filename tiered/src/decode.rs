@@ -1,0 +1,404 @@
+//! From an object back to the batches of its range.
+//!
+//! An object is read in two kinds of pieces, each with one ranged request and checked by its CRC
+//! before Parquet looks at it: the footer, once, and row groups. Row groups begin and end between
+//! batches, so that each is replayed alone.
+
+use std::io::Read;
+use std::ops::Range;
+
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::{Array as _, BinaryArray, ListArray, PrimitiveArray, RecordBatch, StringArray};
+use bytes::{Buf as _, Bytes};
+use millstream_types::limits::{BATCH_DECOMPRESSED_BYTES_MAX, BATCH_RECORDS_MAX};
+use millstream_types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TimestampMs};
+use millstream_wire::{
+    Attributes, Batch, BatchBuilder, BatchFrame, BuildError, Codec, HeaderRef, ProducerStamp,
+    RecordFields, crc32c,
+};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::ParquetMetaDataReader;
+use parquet::file::reader::{ChunkReader, Length};
+
+use crate::columns::{ROW_BYTES, US};
+use crate::encode::ROW_GROUP_BYTES;
+use crate::error::FormatError;
+use crate::footer::{Facts, Group, Identity, RangeEnd};
+use crate::schema;
+
+/// Parquet's magic, which ends every file.
+const MAGIC: &[u8] = b"PAR1";
+const TRAILER_BYTES: usize = 8;
+/// A row group is ended by the batch that fills it, which can be the largest one.
+const GROUP_ROWS_MAX: usize = ROW_GROUP_BYTES / ROW_BYTES + BATCH_RECORDS_MAX as usize;
+/// Of a row group's columns, decompressed: that batch, the group before it, and as much again for
+/// lengths and what batches say.
+const GROUP_BYTES_MAX: usize = 2 * (ROW_GROUP_BYTES + BATCH_DECOMPRESSED_BYTES_MAX);
+
+/// An object's footer: what it holds and where.
+#[derive(Debug)]
+pub struct ObjectReader {
+    facts: Facts,
+    parquet: ArrowReaderMetadata,
+    bare: Vec<Batch>,
+}
+
+impl ObjectReader {
+    /// Reads a footer: an object's bytes from [`Summary::footer_start`](crate::Summary) to its
+    /// end.
+    ///
+    /// # Errors
+    /// [`FormatError`]: these bytes are not the footer of an archive object of a version that
+    /// this build knows.
+    pub fn open(footer: &[u8]) -> Result<Self, FormatError> {
+        let length = footer.len().checked_sub(TRAILER_BYTES).ok_or(FormatError::Truncated)?;
+        let (thrift, trailer) = footer.split_at(length);
+        let told = trailer.get(..4).and_then(|told| told.try_into().ok()).map(u32::from_le_bytes);
+        if !trailer.ends_with(MAGIC)
+            || told.and_then(|told| usize::try_from(told).ok()) != Some(length)
+        {
+            return Err(FormatError::Truncated);
+        }
+        let parquet = ParquetMetaDataReader::decode_metadata(thrift)?;
+        let facts = Facts::from_key_values(parquet.file_metadata().key_value_metadata())?;
+        if facts.row_groups.len() != parquet.num_row_groups() {
+            return Err(FormatError::Inconsistent("another number of row groups"));
+        }
+        let bare = facts.bare()?;
+        let parquet =
+            ArrowReaderMetadata::try_new(std::sync::Arc::new(parquet), ArrowReaderOptions::new())?;
+        Ok(Self { facts, parquet, bare })
+    }
+
+    /// Of which partition it is.
+    #[must_use]
+    pub const fn identity(&self) -> &Identity {
+        &self.facts.identity
+    }
+
+    /// The first offset.
+    #[must_use]
+    pub fn base(&self) -> Offset {
+        Offset::new(self.facts.base_offset).unwrap_or(Offset::ZERO)
+    }
+
+    /// The offset after the last.
+    #[must_use]
+    pub fn end(&self) -> Offset {
+        Offset::new(self.facts.end_offset).unwrap_or(Offset::ZERO)
+    }
+
+    /// Records, not counting those of control batches.
+    #[must_use]
+    pub const fn records(&self) -> u64 {
+        self.facts.records
+    }
+
+    /// What the partition knew at the range's end.
+    ///
+    /// # Errors
+    /// [`FormatError::Inconsistent`].
+    pub fn range_end(&self) -> Result<RangeEnd, FormatError> {
+        self.facts.range_end()
+    }
+
+    /// How many parts the object is read in; at least one.
+    #[must_use]
+    pub fn parts(&self) -> usize {
+        self.facts.row_groups.len().max(1)
+    }
+
+    /// The part that holds `offset`, or the nearest.
+    #[must_use]
+    pub fn part_of(&self, offset: Offset) -> usize {
+        let after = self.facts.row_groups.partition_point(|group| group.base <= offset.value());
+        after.saturating_sub(1)
+    }
+
+    /// Which of the object's bytes a part needs; empty for one that the footer holds.
+    #[must_use]
+    pub fn span(&self, part: usize) -> Range<u64> {
+        match self.facts.row_groups.get(part) {
+            Some(group) => group.start..group.start.saturating_add(group.length),
+            None => 0..0,
+        }
+    }
+
+    /// The batches of a part, in order, from the bytes of its span. They are not compressed, unless
+    /// one is too large for that.
+    ///
+    /// # Errors
+    /// [`FormatError`]: the bytes are not those that were written.
+    pub fn replay(&self, part: usize, bytes: Bytes) -> Result<Vec<Bytes>, FormatError> {
+        let mut batches = match self.facts.row_groups.get(part) {
+            Some(group) => self.rebuild(part, group, bytes)?,
+            None => Vec::new(),
+        };
+        let (from, to) = self.offsets_of(part);
+        let bare = self
+            .bare
+            .iter()
+            .filter(|batch| (from..to).contains(&batch.header().base_offset.value()));
+        batches
+            .extend(bare.map(|batch| (batch.header().base_offset.value(), batch.bytes().clone())));
+        batches.sort_by_key(|(base, _)| *base);
+        Ok(batches.into_iter().map(|(_, bytes)| bytes).collect())
+    }
+
+    /// The offsets that a part answers for.
+    fn offsets_of(&self, part: usize) -> (i64, i64) {
+        let groups = &self.facts.row_groups;
+        let from = match groups.get(part) {
+            Some(group) if part > 0 => group.base,
+            _ => self.facts.base_offset,
+        };
+        let to = groups.get(part + 1).map_or(self.facts.end_offset, |next| next.base);
+        (from, to)
+    }
+
+    fn rebuild(
+        &self,
+        part: usize,
+        group: &Group,
+        bytes: Bytes,
+    ) -> Result<Vec<(i64, Bytes)>, FormatError> {
+        let actual = crc32c(&bytes);
+        if actual != group.crc32c {
+            return Err(FormatError::Crc { what: "row group", expected: group.crc32c, actual });
+        }
+        let about = self.parquet.metadata().row_group(part);
+        let rows = bounded("rows of a row group", about.num_rows(), GROUP_ROWS_MAX)?;
+        bounded("bytes of a row group", about.total_byte_size(), GROUP_BYTES_MAX)?;
+        let reader = GroupBytes { start: group.start, bytes };
+        let mut read =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(reader, self.parquet.clone())
+                .with_row_groups(vec![part])
+                .with_batch_size(rows.max(1))
+                .build()?;
+        let Some(columns) = read.next().transpose()? else { return Ok(Vec::new()) };
+        if columns.num_rows() != rows {
+            return Err(FormatError::Inconsistent("another number of rows"));
+        }
+        Rows::new(&columns)?.batches()
+    }
+}
+
+fn bounded(what: &'static str, actual: i64, max: usize) -> Result<usize, FormatError> {
+    let actual = u64::try_from(actual).or(Err(FormatError::Inconsistent("a negative size")))?;
+    match usize::try_from(actual) {
+        Ok(fits) if fits <= max => Ok(fits),
+        _ => Err(FormatError::TooLarge { what, actual, max: max as u64 }),
+    }
+}
+
+/// The columns of a row group, typed.
+struct Rows<'a> {
+    offset: &'a PrimitiveArray<Int64Type>,
+    timestamp: &'a PrimitiveArray<TimestampMicrosecondType>,
+    key: &'a BinaryArray,
+    value: &'a BinaryArray,
+    headers: &'a ListArray,
+    header_key: &'a StringArray,
+    header_value: &'a BinaryArray,
+    header_key_raw: &'a BinaryArray,
+    leader_epoch: &'a PrimitiveArray<Int32Type>,
+    producer_id: &'a PrimitiveArray<Int64Type>,
+    producer_epoch: &'a PrimitiveArray<Int32Type>,
+    batch_sequence: &'a PrimitiveArray<Int32Type>,
+    batch_offset: &'a PrimitiveArray<Int64Type>,
+    batch_last_delta: &'a PrimitiveArray<Int32Type>,
+    batch_attributes: &'a PrimitiveArray<Int32Type>,
+    batch_base_timestamp: &'a PrimitiveArray<Int64Type>,
+    batch_max_timestamp: &'a PrimitiveArray<Int64Type>,
+}
+
+impl<'a> Rows<'a> {
+    fn new(columns: &'a RecordBatch) -> Result<Self, FormatError> {
+        let column =
+            |name: &'static str| columns.column_by_name(name).ok_or(FormatError::Column(name));
+        let int32 =
+            |name| column(name)?.as_primitive_opt::<Int32Type>().ok_or(FormatError::Column(name));
+        let int64 =
+            |name| column(name)?.as_primitive_opt::<Int64Type>().ok_or(FormatError::Column(name));
+        let binary = |name| column(name)?.as_binary_opt::<i32>().ok_or(FormatError::Column(name));
+        let wrong = || FormatError::Column(schema::HEADERS);
+        let headers = column(schema::HEADERS)?.as_list_opt::<i32>().ok_or_else(wrong)?;
+        let header = headers.values().as_struct_opt().ok_or_else(wrong)?;
+        let part = |name: &str| header.column_by_name(name).ok_or_else(wrong);
+        Ok(Self {
+            offset: int64(schema::OFFSET)?,
+            timestamp: column(schema::TIMESTAMP)?
+                .as_primitive_opt()
+                .ok_or(FormatError::Column(schema::TIMESTAMP))?,
+            key: binary(schema::KEY)?,
+            value: binary(schema::VALUE)?,
+            headers,
+            header_key: part("key")?.as_string_opt().ok_or_else(wrong)?,
+            header_value: part("value")?.as_binary_opt().ok_or_else(wrong)?,
+            header_key_raw: part("key_raw")?.as_binary_opt().ok_or_else(wrong)?,
+            leader_epoch: int32(schema::LEADER_EPOCH)?,
+            producer_id: int64(schema::PRODUCER_ID)?,
+            producer_epoch: int32(schema::PRODUCER_EPOCH)?,
+            batch_sequence: int32(schema::BATCH_SEQUENCE)?,
+            batch_offset: int64(schema::BATCH_OFFSET)?,
+            batch_last_delta: int32(schema::BATCH_LAST_DELTA)?,
+            batch_attributes: int32(schema::BATCH_ATTRIBUTES)?,
+            batch_base_timestamp: int64(schema::BATCH_BASE_TIMESTAMP)?,
+            batch_max_timestamp: int64(schema::BATCH_MAX_TIMESTAMP)?,
+        })
+    }
+
+    /// Every batch with its base offset, in the order of the rows.
+    fn batches(&self) -> Result<Vec<(i64, Bytes)>, FormatError> {
+        let bases = self.batch_offset.values();
+        let mut batches = Vec::new();
+        let mut from = 0;
+        while let Some(base) = bases.get(from) {
+            let same = bases[from..].iter().take_while(|other| *other == base).count();
+            let rows = from..from + same;
+            from = rows.end;
+            batches.push((*base, self.batch(rows)?));
+        }
+        Ok(batches)
+    }
+
+    fn batch(&self, rows: Range<usize>) -> Result<Bytes, FormatError> {
+        let frame = self.frame(&rows)?;
+        let rebuild =
+            |source| FormatError::Rebuild { base_offset: frame.base_offset.value(), source };
+        match self.build(&frame, rows.clone(), Codec::None) {
+            // It was compressed when it was small enough.
+            Err(BuildError::TooLarge { .. }) => {
+                self.build(&frame, rows, Codec::Zstd).map_err(rebuild)
+            }
+            built => built.map_err(rebuild),
+        }
+    }
+
+    fn frame(&self, rows: &Range<usize>) -> Result<BatchFrame, FormatError> {
+        let row = rows.start;
+        let out_of_range = FormatError::Inconsistent("a batch's field is out of its range");
+        let Some(base_offset) = Offset::new(self.batch_offset.value(row)) else {
+            return Err(out_of_range);
+        };
+        let attributes = u16::try_from(self.batch_attributes.value(row)).ok();
+        let last_offset_delta = u32::try_from(self.batch_last_delta.value(row)).ok();
+        let epoch = i16::try_from(self.producer_epoch.value(row)).ok();
+        let (Some(attributes), Some(last_offset_delta), Some(epoch)) =
+            (attributes.and_then(Attributes::from_bits), last_offset_delta, epoch)
+        else {
+            return Err(out_of_range);
+        };
+        let timestamps = || rows.clone().map(|row| self.timestamp_of(row));
+        let written = |column: &PrimitiveArray<Int64Type>| {
+            column.is_valid(row).then(|| TimestampMs(column.value(row)))
+        };
+        let first = self.timestamp_of(row);
+        Ok(BatchFrame {
+            base_offset,
+            leader_epoch: LeaderEpoch(self.leader_epoch.value(row)),
+            attributes,
+            last_offset_delta,
+            base_timestamp: written(self.batch_base_timestamp).unwrap_or(first),
+            max_timestamp: written(self.batch_max_timestamp)
+                .unwrap_or_else(|| timestamps().max().unwrap_or(first)),
+            producer: ProducerStamp {
+                id: ProducerId(self.producer_id.value(row)),
+                epoch: ProducerEpoch(epoch),
+                base_sequence: self.batch_sequence.value(row),
+            },
+        })
+    }
+
+    fn timestamp_of(&self, row: usize) -> TimestampMs {
+        if self.timestamp.is_null(row) {
+            TimestampMs::NONE
+        } else {
+            TimestampMs(self.timestamp.value(row).div_euclid(US))
+        }
+    }
+
+    fn build(
+        &self,
+        frame: &BatchFrame,
+        rows: Range<usize>,
+        codec: Codec,
+    ) -> Result<Bytes, BuildError> {
+        let mut builder = BatchBuilder::new(codec, self.bytes_of(&rows));
+        for row in rows {
+            let offset = self.offset.value(row);
+            let record = RecordFields {
+                offset: Offset::new(offset).unwrap_or(Offset::MAX),
+                timestamp: self.timestamp_of(row),
+                key: self.key.is_valid(row).then(|| self.key.value(row)),
+                value: self.value.is_valid(row).then(|| self.value.value(row)),
+            };
+            builder.append_framed(frame, record, self.headers_of(row))?;
+        }
+        builder.build_framed(frame)
+    }
+
+    /// About what the rows take in a batch.
+    fn bytes_of(&self, rows: &Range<usize>) -> usize {
+        let of = |column: &BinaryArray| {
+            let ends = column.value_offsets();
+            usize::try_from(ends[rows.end] - ends[rows.start]).unwrap_or(0)
+        };
+        of(self.key) + of(self.value) + rows.len() * ROW_BYTES
+    }
+
+    fn headers_of(&self, row: usize) -> impl ExactSizeIterator<Item = HeaderRef<'_>> + Clone {
+        let ends = self.headers.value_offsets();
+        let index = |end: i32| usize::try_from(end).unwrap_or(0);
+        (index(ends[row])..index(ends[row + 1])).map(|at| HeaderRef {
+            key: if self.header_key_raw.is_valid(at) {
+                self.header_key_raw.value(at)
+            } else {
+                self.header_key.value(at).as_bytes()
+            },
+            value: self.header_value.is_valid(at).then(|| self.header_value.value(at)),
+        })
+    }
+}
+
+/// The bytes of one row group as a part of the file that they are of.
+struct GroupBytes {
+    start: u64,
+    bytes: Bytes,
+}
+
+impl GroupBytes {
+    fn rest(&self, at: u64) -> Result<Bytes, ParquetError> {
+        let from = at.checked_sub(self.start).and_then(|from| usize::try_from(from).ok());
+        let Some(from) = from.filter(|from| *from <= self.bytes.len()) else {
+            return Err(ParquetError::EOF(format!("{at} is outside of the row group")));
+        };
+        Ok(self.bytes.slice(from..))
+    }
+}
+
+impl Length for GroupBytes {
+    fn len(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+}
+
+impl ChunkReader for GroupBytes {
+    type T = Box<dyn Read>;
+
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        Ok(Box::new(self.rest(start)?.reader()))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        let rest = self.rest(start)?;
+        if rest.len() < length {
+            return Err(ParquetError::EOF(format!("{length} bytes at {start} are too many")));
+        }
+        Ok(rest.slice(..length))
+    }
+}

@@ -1,0 +1,29 @@
+//! The archive: ranges of a partition become Parquet objects that serve exact replay and SQL.
+//!
+//! A range runs from one batch to another, below the high watermark. [`Encoder`] turns its batches
+//! into one object, [`ObjectReader`] turns an object's row groups back into the same batches: the
+//! same records, offsets, timestamps, headers, batch boundaries and producer fields, though not the
+//! producer's compressed bytes. The layout is a public contract: `docs/archive-format.md`.
+//!
+//! This crate is the only home of `object_store`, `arrow` and `parquet`; none of their types leave
+//! it.
+
+mod archive;
+mod columns;
+mod decode;
+mod encode;
+mod error;
+#[cfg(test)]
+mod faults;
+mod footer;
+mod manifest;
+mod schema;
+mod store;
+
+pub use archive::{ArchiveError, PartitionArchive, Replayed, Verified};
+pub use decode::ObjectReader;
+pub use encode::{EncodedObject, Encoder, Summary};
+pub use error::{EncodeError, FormatError};
+pub use footer::{FORMAT_VERSION, Identity, RangeEnd};
+pub use manifest::{Digest, Entry, Head, MANIFEST_VERSION, ManifestError};
+pub use store::{Created, Listed, Store, StoreError};

@@ -1,0 +1,134 @@
+//! A directory and a real S3 server, over HTTP, hold an archive alike.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use millstream_tiered::{
+    ArchiveError, Created, Encoder, PartitionArchive, RangeEnd, Store, StoreError,
+};
+use millstream_types::{LeaderEpoch, Offset, TimestampMs};
+
+use crate::python;
+use crate::sample::{Plan, batches, identity};
+
+/// Everything that the archive needs of a store.
+async fn holds_an_archive(store: &Store) {
+    store.probe(1).await.unwrap();
+    assert_eq!(store.create("a/b", "one".into()).await.unwrap(), Created::Won);
+    assert_eq!(store.create("a/b", "two".into()).await.unwrap(), Created::Taken);
+    assert_eq!(store.get("a/b", 10).await.unwrap(), "one");
+    assert!(matches!(store.get("a/b", 2).await, Err(StoreError::Refused { .. })), "too large");
+    assert_eq!(store.get_range("a/b", 1..3).await.unwrap(), "ne");
+    assert_eq!(store.size("a/b").await.unwrap(), 3);
+    assert!(matches!(store.get("a/c", 10).await, Err(StoreError::NotFound { .. })));
+    store.put("a/d/e", "three".into()).await.unwrap();
+    assert_eq!(store.folders("a").await.unwrap(), ["d"]);
+    let names: Vec<_> = store.list("a", 10).await.unwrap().into_iter().map(|o| o.key).collect();
+    assert_eq!(names, ["a/b", "a/d/e"]);
+    assert!(store.list("a", 1).await.is_err(), "more than asked for");
+    store.delete("a/b").await.unwrap();
+    store.delete("a/b").await.unwrap();
+
+    let open = || PartitionArchive::open(store.clone(), identity(), None);
+    let mut archive = open().await.unwrap();
+    let originals = batches(0, &vec![Plan { value_bytes: 5000, ..Plan::plain(200) }; 12]);
+    for (attempt, range) in originals.chunks(4).enumerate() {
+        let mut encoder = Encoder::new(identity(), range[0].header().base_offset).unwrap();
+        range.iter().for_each(|batch| encoder.push(batch).unwrap());
+        let object = encoder.finish(&RangeEnd::default()).unwrap();
+        archive.append(LeaderEpoch(1), &object, attempt as u128).await.unwrap();
+        // A repeated call, as after a lost reply, changes nothing.
+        let again = archive.append(LeaderEpoch(1), &object, attempt as u128).await.unwrap();
+        assert_eq!(Some(&again), archive.head());
+        let other = archive.append(LeaderEpoch(1), &object, 99).await;
+        assert!(matches!(other, Err(ArchiveError::Superseded { .. })), "{other:?}");
+    }
+    let archive_again = open().await.unwrap();
+    assert_eq!(archive_again.head(), archive.head());
+    // From the middle of a batch on: the batch that holds the offset comes first.
+    let read = archive_again.read(Offset::new(301).unwrap()).await.unwrap();
+    let first = millstream_wire::Batch::validate(read.batches[0].clone()).unwrap();
+    assert_eq!(first.header().base_offset, Offset::new(200).unwrap());
+    for entry in archive_again.entries() {
+        assert_eq!(archive_again.verify(entry).await.unwrap().records, 800);
+    }
+    let mut archive = archive_again;
+    archive.trim(LeaderEpoch(1), Offset::new(800).unwrap()).await.unwrap();
+    assert_eq!(archive.collect(TimestampMs(i64::MAX), 0).await.unwrap(), 1);
+    assert!(archive.read(Offset::ZERO).await.is_err());
+}
+
+#[tokio::test]
+async fn a_directory_holds_an_archive() {
+    let dir = tempfile::tempdir().unwrap();
+    holds_an_archive(&Store::directory(&dir.path().join("archive")).unwrap()).await;
+}
+
+#[tokio::test]
+async fn an_s3_server_holds_an_archive() {
+    let Some(python) = python::with("moto", &["moto[server]==5.2.5"]) else { return };
+    let server = Moto::start(&python);
+    // The variables that every S3 client reads; nothing else in this process is one.
+    let store = Store::s3_with(
+        "s3://archive/some/prefix",
+        &[
+            ("aws_access_key_id", "test"),
+            ("aws_secret_access_key", "test"),
+            ("aws_region", "us-east-1"),
+            ("aws_endpoint", &server.endpoint),
+        ],
+    );
+    holds_an_archive(&store.unwrap()).await;
+}
+
+#[test]
+fn a_location_that_is_none_says_what_is_expected() {
+    for url in ["s3://", "s3:///prefix", "http://bucket", "s3://b/a//double"] {
+        let refused = Store::s3(url);
+        let told = refused.as_ref().map_or_else(ToString::to_string, |_| String::new());
+        assert!(told.starts_with("archive location `"), "{url}: {refused:?}");
+    }
+    let refused = Store::directory(Path::new("/dev/null/archive"));
+    assert!(matches!(refused, Err(StoreError::Location { .. })), "{refused:?}");
+}
+
+/// A server that keeps conditional writes honest; ended when dropped.
+struct Moto {
+    child: Child,
+    endpoint: String,
+}
+
+impl Moto {
+    fn start(python: &Path) -> Self {
+        // Free now, and taken by nobody else in the moment until the server has it.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let server = python.with_file_name("moto_server");
+        let child = Command::new(server)
+            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let moto = Self { child, endpoint: format!("http://127.0.0.1:{port}") };
+        let make_bucket = format!(
+            "import time, urllib.request as u\n\
+             for _ in range(150):\n\
+             \x20try:\n\
+             \x20\x20u.urlopen(u.Request('{}/archive', method='PUT'), timeout=5); break\n\
+             \x20except OSError: time.sleep(0.2)\n\
+             else: raise SystemExit('the server did not answer')\n",
+            moto.endpoint
+        );
+        let status = Command::new(python).args(["-c", &make_bucket]).status().unwrap();
+        assert!(status.success());
+        moto
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
