@@ -13,11 +13,13 @@ use lru::LruCache;
 use millstream_types::{LeaderEpoch, Offset, TimestampMs};
 use millstream_wire::{Batch, crc32c};
 
+use crate::cache::ReadCache;
 use crate::decode::ObjectReader;
 use crate::encode::EncodedObject;
 use crate::error::FormatError;
 use crate::footer::Identity;
 use crate::manifest::{Chain, Entry, FULL_EVERY, Head, ManifestError, sha256};
+use crate::reader::ArchiveReader;
 use crate::store::{Created, Store, StoreError};
 
 /// The largest manifest that is read: some 100,000 ranges.
@@ -180,6 +182,13 @@ impl PartitionArchive {
     /// Every range, oldest first.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = &Entry> {
         self.chain.entries().iter()
+    }
+
+    /// A reader of what is archived now, which does not keep the archive from growing. `cache` is
+    /// of the same store, and shared by all of its readers.
+    #[must_use]
+    pub fn reader(&self, cache: &Arc<ReadCache>) -> ArchiveReader {
+        ArchiveReader::new(Arc::clone(cache), &self.folder, self.head(), self.entries())
     }
 
     /// The folder that the partition's objects lie in, as a glob begins.
@@ -431,14 +440,7 @@ impl PartitionArchive {
             return Ok(Arc::clone(found));
         }
         let key = format!("{}/{}", self.folder, entry.object);
-        let length = entry.object_bytes.saturating_sub(entry.footer_start);
-        if length > FOOTER_BYTES_MAX {
-            let (what, max) = ("bytes of a footer", FOOTER_BYTES_MAX);
-            let source = FormatError::TooLarge { what, actual: length, max };
-            return Err(ArchiveError::Object { object: key, source });
-        }
-        let footer = self.store.get_range(&key, entry.footer_start..entry.object_bytes).await?;
-        let object = Arc::new(open_footer(&key, entry, &footer)?);
+        let object = Arc::new(load_footer(&self.store, &key, entry).await?);
         kept().put(entry.object.clone(), Arc::clone(&object));
         Ok(object)
     }
@@ -496,6 +498,22 @@ fn range_end_of(name: &str) -> Option<i64> {
     let mut parts = name.strip_suffix(".parquet")?.splitn(3, '-');
     let _base: i64 = parts.next()?.parse().ok()?;
     parts.next()?.parse().ok()
+}
+
+/// Fetches an object's footer, with one request.
+pub(crate) async fn load_footer(
+    store: &Store,
+    key: &str,
+    entry: &Entry,
+) -> Result<ObjectReader, ArchiveError> {
+    let length = entry.object_bytes.saturating_sub(entry.footer_start);
+    if length > FOOTER_BYTES_MAX {
+        let (what, max) = ("bytes of a footer", FOOTER_BYTES_MAX);
+        let source = FormatError::TooLarge { what, actual: length, max };
+        return Err(ArchiveError::Object { object: key.to_owned(), source });
+    }
+    let footer = store.get_range(key, entry.footer_start..entry.object_bytes).await?;
+    open_footer(key, entry, &footer)
 }
 
 fn open_footer(key: &str, entry: &Entry, footer: &[u8]) -> Result<ObjectReader, ArchiveError> {

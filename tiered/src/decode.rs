@@ -23,6 +23,7 @@ use parquet::arrow::arrow_reader::{
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaDataReader;
 use parquet::file::reader::{ChunkReader, Length};
+use parquet::file::statistics::Statistics;
 
 use crate::columns::{ROW_BYTES, US};
 use crate::encode::ROW_GROUP_BYTES;
@@ -126,6 +127,22 @@ impl ObjectReader {
             Some(group) => group.start..group.start.saturating_add(group.length),
             None => 0..0,
         }
+    }
+
+    /// Whether a part may hold a record at or after `time`, by the statistics of its row group.
+    pub(crate) fn may_reach(&self, part: usize, time: TimestampMs) -> bool {
+        let metadata = self.parquet.metadata();
+        if part >= metadata.num_row_groups() {
+            return false;
+        }
+        let columns = metadata.row_group(part).columns();
+        let column =
+            columns.iter().find(|column| column.column_path().string() == schema::TIMESTAMP);
+        let statistics = column.and_then(|column| column.statistics());
+        let Some(Statistics::Int64(statistics)) = statistics else { return true };
+        // A record without a time counts as -1, and is null in the column.
+        let null = statistics.null_count_opt() != Some(0) && time <= TimestampMs::NONE;
+        null || statistics.max_opt().is_none_or(|max| max.div_euclid(US) >= time.0)
     }
 
     /// The batches of a part, in order, from the bytes of its span. They are not compressed, unless

@@ -94,6 +94,9 @@ pub enum FormatError {
     /// A batch in the footer is none.
     #[error("a batch in the footer: {0}")]
     Batch(#[from] BatchError),
+    /// A record of a batch that was made again cannot be read.
+    #[error("a record: {0}")]
+    Record(#[from] RecordError),
     /// The footer's facts are not the JSON that they should be.
     #[error("the footer's facts: {0}")]
     Facts(#[from] serde_json::Error),

@@ -9,6 +9,7 @@
 //! it.
 
 mod archive;
+mod cache;
 mod columns;
 mod decode;
 mod encode;
@@ -17,13 +18,16 @@ mod error;
 mod faults;
 mod footer;
 mod manifest;
+mod reader;
 mod schema;
 mod store;
 
 pub use archive::{ArchiveError, PartitionArchive, Replayed, Verified};
+pub use cache::ReadCache;
 pub use decode::ObjectReader;
 pub use encode::{EncodedObject, Encoder, Summary};
 pub use error::{EncodeError, FormatError};
 pub use footer::{FORMAT_VERSION, Identity, RangeEnd};
 pub use manifest::{Digest, Entry, Head, MANIFEST_VERSION, ManifestError};
+pub use reader::ArchiveReader;
 pub use store::{Created, Listed, Store, StoreError};

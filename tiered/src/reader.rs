@@ -1,0 +1,191 @@
+//! Reads a partition's archive in order, ahead of its consumer, and finds offsets by time.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millstream_types::{Offset, TimestampMs};
+use millstream_wire::Batch;
+use tokio::task::JoinSet;
+
+use crate::archive::{ArchiveError, Replayed};
+use crate::cache::ReadCache;
+use crate::error::FormatError;
+use crate::manifest::{Entry, Head};
+
+/// Row groups fetched before they are asked for, at most.
+const AHEAD_MAX: usize = 8;
+
+/// One consumer's way through a partition's archive, as it was when the reader was made. A reader
+/// that goes on where it ended fetches ahead: one row group at first, then twice as many each time
+/// up to eight. What it has ahead is given up when it is dropped.
+#[derive(Debug)]
+pub struct ArchiveReader {
+    cache: Arc<ReadCache>,
+    ranges: Vec<(Arc<str>, Entry)>,
+    start: i64,
+    end: i64,
+    /// Where a consumer that reads in order asks next.
+    expected: Option<Offset>,
+    /// Row groups to fetch ahead.
+    window: usize,
+    /// The row group that was read last.
+    last: Option<Place>,
+    ahead: JoinSet<()>,
+}
+
+/// A row group: which range, and which of its parts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Place {
+    range: usize,
+    part: usize,
+}
+
+impl ArchiveReader {
+    pub(crate) fn new<'a>(
+        cache: Arc<ReadCache>,
+        folder: &str,
+        head: Option<&Head>,
+        entries: impl Iterator<Item = &'a Entry>,
+    ) -> Self {
+        let ranges = entries
+            .map(|entry| (Arc::from(format!("{folder}/{}", entry.object)), entry.clone()))
+            .collect();
+        Self {
+            cache,
+            ranges,
+            start: head.map_or(0, |head| head.start),
+            end: head.map_or(0, |head| head.end),
+            expected: None,
+            window: 0,
+            last: None,
+            ahead: JoinSet::new(),
+        }
+    }
+
+    /// Batches from the one that holds `offset` on, of at most `bytes_max` bytes together, but
+    /// always one. They end where a row group does at the latest.
+    ///
+    /// # Errors
+    /// [`ArchiveError::OutOfRange`] for what the archive did not hold when the reader was made, and
+    /// the others as the store and its bytes give cause.
+    pub async fn read(
+        &mut self,
+        offset: Offset,
+        bytes_max: usize,
+    ) -> Result<Replayed, ArchiveError> {
+        let out_of_range = ArchiveError::OutOfRange { offset, start: self.start, end: self.end };
+        let at = self.ranges.partition_point(|(_, entry)| entry.end <= offset.value());
+        let Some((key, entry)) =
+            self.ranges.get(at).filter(|(_, entry)| entry.base <= offset.value())
+        else {
+            return Err(out_of_range);
+        };
+        let object = self.cache.footer(key, entry).await?;
+        let place = Place { range: at, part: object.part_of(offset) };
+        if self.expected != Some(offset) {
+            self.window = 0;
+            self.ahead.abort_all();
+        } else if self.last != Some(place) {
+            self.window = (self.window * 2).clamp(1, AHEAD_MAX);
+        }
+        if self.last != Some(place) {
+            self.last = Some(place);
+            self.fetch_ahead(place, object.parts());
+        }
+        let (key, _) = &self.ranges[at];
+        let part = self.cache.part(key, &object, place.part).await?;
+        let (mut bytes, mut batches) = (0, Vec::new());
+        let mut next = offset;
+        for batch in part.from(offset) {
+            bytes += batch.bytes().len();
+            if bytes > bytes_max && !batches.is_empty() {
+                break;
+            }
+            next = batch.header().next_offset();
+            batches.push(Bytes::clone(batch.bytes()));
+        }
+        if batches.is_empty() {
+            let source = FormatError::Inconsistent("no batch of the row group holds an offset");
+            return Err(ArchiveError::Object { object: key.to_string(), source });
+        }
+        self.expected = Some(next);
+        Ok(Replayed { batches, next })
+    }
+
+    /// Starts to fetch what follows `place`, whose range has `parts` parts. What is there, or on
+    /// its way, the cache does not fetch again.
+    fn fetch_ahead(&mut self, place: Place, parts: usize) {
+        while self.ahead.try_join_next().is_some() {}
+        let room = self.window.min(AHEAD_MAX.saturating_sub(self.ahead.len()));
+        let here = (place.part + 1..parts).take(room);
+        let (key, entry) = &self.ranges[place.range];
+        for part in here.clone() {
+            self.ahead.spawn(fetch(Arc::clone(&self.cache), Arc::clone(key), entry.clone(), part));
+        }
+        // The next range's footer and first row group come while this one's last are read.
+        if here.len() < room
+            && let Some((key, entry)) = self.ranges.get(place.range + 1)
+        {
+            self.ahead.spawn(fetch(Arc::clone(&self.cache), Arc::clone(key), entry.clone(), 0));
+        }
+    }
+
+    /// The first record at or after a time: its offset and its own time. `None` when there is none
+    /// up to the archive's end.
+    ///
+    /// # Errors
+    /// As the store and its bytes give cause.
+    pub async fn find_time(
+        &self,
+        time: TimestampMs,
+    ) -> Result<Option<(Offset, TimestampMs)>, ArchiveError> {
+        for (key, entry) in &self.ranges {
+            if entry.max_timestamp_ms < time.0 {
+                continue;
+            }
+            let object = self.cache.footer(key, entry).await?;
+            for part in 0..object.parts() {
+                if !object.may_reach(part, time) {
+                    continue;
+                }
+                let part = self.cache.part(key, &object, part).await?;
+                let found = first_at(&part.batches, time);
+                if let Some(found) = found.map_err(|source| broken(key, source))? {
+                    return Ok(Some(found));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn broken(key: &Arc<str>, source: FormatError) -> ArchiveError {
+    ArchiveError::Object { object: key.to_string(), source }
+}
+
+fn first_at(
+    batches: &[Batch],
+    time: TimestampMs,
+) -> Result<Option<(Offset, TimestampMs)>, FormatError> {
+    let data = batches.iter().filter(|batch| !batch.header().attributes.is_control());
+    for batch in data.filter(|batch| batch.header().record_count > 0) {
+        for record in batch.records()? {
+            let record = record?;
+            if record.timestamp >= time {
+                return Ok(Some((record.offset, record.timestamp)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// An error here is met again, and told, by the read that needs the row group.
+async fn fetch(cache: Arc<ReadCache>, key: Arc<str>, entry: Entry, part: usize) {
+    let Ok(object) = cache.footer(&key, &entry).await else { return };
+    if part < object.parts() {
+        drop(cache.part(&key, &object, part).await);
+    }
+}
+
+#[cfg(test)]
+mod tests;
