@@ -17,7 +17,7 @@ use crate::cache::ReadCache;
 use crate::decode::ObjectReader;
 use crate::encode::EncodedObject;
 use crate::error::FormatError;
-use crate::footer::Identity;
+use crate::footer::{Identity, RangeEnd};
 use crate::manifest::{Chain, Entry, FULL_EVERY, Head, ManifestError, sha256};
 use crate::reader::ArchiveReader;
 use crate::store::{Created, Store, StoreError};
@@ -189,6 +189,18 @@ impl PartitionArchive {
     #[must_use]
     pub fn reader(&self, cache: &Arc<ReadCache>) -> ArchiveReader {
         ArchiveReader::new(Arc::clone(cache), &self.folder, self.head(), self.entries())
+    }
+
+    /// What the partition knew where its archive ends: leader epochs and producers. `None` when
+    /// nothing is archived, or nothing is left.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn range_end(&self) -> Result<Option<RangeEnd>, ArchiveError> {
+        let Some(entry) = self.chain.entries().back() else { return Ok(None) };
+        let end = self.object(entry).await?.range_end();
+        let key = || format!("{}/{}", self.folder, entry.object);
+        end.map(Some).map_err(|source| ArchiveError::Object { object: key(), source })
     }
 
     /// The folder that the partition's objects lie in, as a glob begins.

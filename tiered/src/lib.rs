@@ -21,6 +21,7 @@ mod manifest;
 mod reader;
 mod schema;
 mod store;
+mod topics;
 
 pub use archive::{ArchiveError, PartitionArchive, Replayed, Verified};
 pub use cache::ReadCache;
@@ -31,3 +32,4 @@ pub use footer::{FORMAT_VERSION, Identity, RangeEnd};
 pub use manifest::{Digest, Entry, Head, MANIFEST_VERSION, ManifestError};
 pub use reader::ArchiveReader;
 pub use store::{Created, Listed, Store, StoreError};
+pub use topics::{ArchivedPartition, ArchivedTopic, CONFIG_VERSION, ConfigMap, TopicError};
