@@ -23,7 +23,7 @@ struct Device {
 
 impl Device {
     /// `None` where this user may not mount.
-    fn make(dir: &Path, real_size: &str) -> Result<Option<Device>> {
+    fn make(dir: &Path, real_size: &str, features: &str) -> Result<Option<Device>> {
         let device = Device { backing: dir.join("backing"), mounted: dir.join("device") };
         std::fs::create_dir(&device.backing)?;
         std::fs::create_dir(&device.mounted)?;
@@ -33,7 +33,7 @@ impl Device {
         }
         // It says that it has 256 MiB, as a thin volume does.
         std::fs::File::create_new(device.image())?.set_len(256 << 20)?;
-        let made = does("mkfs.ext4", &["-q", "-F", &text(&device.image())])?;
+        let made = does("mkfs.ext4", &["-q", "-F", "-O", features, &text(&device.image())])?;
         Ok((made && device.mount()?).then_some(device))
     }
 
@@ -112,7 +112,7 @@ fn stored(broker: &Broker) -> Result<Vec<u64>> {
 #[test]
 fn a_failed_sync_stops_the_broker_and_a_repair_brings_back_what_was_acknowledged() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let Some(device) = Device::make(dir.path(), "24m")? else {
+    let Some(device) = Device::make(dir.path(), "24m", "has_journal")? else {
         println!("skipped: a device that fails cannot be made here (it takes root and ext4)");
         return Ok(());
     };
@@ -128,7 +128,8 @@ fn a_failed_sync_stops_the_broker_and_a_repair_brings_back_what_was_acknowledged
     assert!(log.contains("sync") && log.contains("--repair"), "{log}");
     assert!(!log.contains("panicked"), "{log}");
     drop(broker);
-    assert!(Broker::start(&data).is_err(), "not without a repair, or a device that can be written");
+    // The journal has failed with it: there is nothing to write the fence to, and none is needed.
+    assert!(Broker::start(&data).is_err(), "on a device that cannot be written");
 
     device.mend("512m")?;
     let repair = Options { arguments: vec!["--repair".to_owned()], ..Options::default() };
@@ -147,6 +148,39 @@ fn a_failed_sync_stops_the_broker_and_a_repair_brings_back_what_was_acknowledged
     assert_eq!(stored(&broker)?.len() as u64, count + 1);
     let (status, log) = broker.terminate(STOPS_WITHIN)?;
     ensure!(status.success(), "{status}:\n{log}");
+    Ok(())
+}
+
+/// A failed sync of the metadata's log is as bad as one of a topic's.
+#[test]
+fn a_failed_sync_of_the_metadata_fences_the_directory() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    // Without a journal, whose own failure would leave nothing that the fence can be written to.
+    let Some(device) = Device::make(dir.path(), "24m", "^has_journal")? else {
+        println!("skipped: a device that fails cannot be made here (it takes root and ext4)");
+        return Ok(());
+    };
+    let data = device.mounted.join("data");
+    let mut broker = Broker::start(&data)?;
+    // Takes the device's last pages; that its own sync fails is its own affair.
+    let ballast = std::fs::File::create_new(device.mounted.join("ballast"))?;
+    std::io::Write::write_all(&mut &ballast, &vec![7; 40 << 20])?;
+    assert!(ballast.sync_all().is_err(), "40 MB fit onto 24 MB");
+    // Changes of metadata alone, until its log needs another page.
+    for number in 0..2000 {
+        let name = format!("topic-{number}");
+        let config = format!("retention.ms={}", 1_000_000 + number);
+        if !broker.is_running()? {
+            break;
+        }
+        broker.millstream(&["topic", "create", &name, "--config", &config])?;
+    }
+    wait_until("the broker to stop", STOPS_WITHIN, || Ok(!broker.is_running()?))?;
+    let log = broker.log();
+    assert!(log.contains("a sync failed") && !log.contains("panicked"), "{log}");
+    drop(broker);
+    let refused = Broker::start(&data).err().context("it started without a repair")?;
+    assert!(format!("{refused:#}").contains("--repair"), "{refused:#}");
     Ok(())
 }
 

@@ -6,9 +6,11 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use millstream_net::client::{AckReceiver, Connector, ConnectorConfig, ProduceSender};
 use millstream_net::{ClientTls, ServiceError};
 use millstream_tests::{Broker, consume, partition_dir, success};
-use millstream_types::{ErrorCode, PartitionIndex, TimestampMs, TopicId};
+use millstream_types::{
+    ErrorCode, PartitionIndex, ProducerEpoch, ProducerId, TimestampMs, TopicId,
+};
 use millstream_wire::api::{Acks, OpenProduce, ProduceAck, TraceId};
-use millstream_wire::{BatchBuilder, Codec, ProducerStamp, crc32c};
+use millstream_wire::{BatchBuilder, Codec, ProducerStamp, crc32c, restamp};
 
 /// Where Kafka's record batch v2 has its CRC and what that covers, and the largest timestamp.
 const CRC_AT: usize = 17;
@@ -88,6 +90,10 @@ async fn a_batch_with_a_right_crc_and_unreadable_records_is_not_stored() -> Resu
     let mut lie = batch(&[1, 2])?;
     lie[COVERED_FROM + 1] |= Codec::Zstd as u8;
     lies.push(lie);
+    // Has a record that is later than the largest timestamp: a search by time would miss it.
+    let mut lie = batch(&[1, 2])?;
+    (&mut lie[MAX_TIMESTAMP_AT..MAX_TIMESTAMP_AT + 8]).put_i64(1);
+    lies.push(lie);
     for lie in lies {
         let refused = liar.say(sealed(lie)).await?.err().context("a lie was stored")?;
         ensure!(refused.code == ErrorCode::CorruptBatch, "{refused:?}");
@@ -95,6 +101,21 @@ async fn a_batch_with_a_right_crc_and_unreadable_records_is_not_stored() -> Resu
     liar.say(sealed(batch(&[3])?)).await??;
     let stored = consume(&broker, "t", &[])?;
     assert_eq!(stored.len(), 2, "{stored:?}");
+    Ok(())
+}
+
+/// Each partition remembers a bounded number of producers; ids that nobody was given would push out
+/// those that somebody was.
+#[tokio::test]
+async fn a_producer_id_that_was_never_given_out_is_refused() -> Result<()> {
+    let (_dir, broker, topic) = with_topic()?;
+    let mut liar = Liar::connect(&broker, topic).await?;
+    let stamp =
+        ProducerStamp { id: ProducerId(1 << 40), epoch: ProducerEpoch(0), base_sequence: 0 };
+    let invented = restamp(batch(&[1])?.freeze(), stamp)?;
+    let refused = liar.say(invented).await?.err().context("it was taken")?;
+    ensure!(refused.code == ErrorCode::UnknownProducer, "{refused:?}");
+    liar.say(sealed(batch(&[1])?)).await??;
     Ok(())
 }
 

@@ -146,7 +146,11 @@ impl BrokerService {
         &self,
         request: &InitProducerRequest,
     ) -> Result<InitProducerResponse, ServiceError> {
-        let renewed = request.producer.and_then(|known| {
+        let state = self.quorum.state();
+        // An id that was never given out, or by another cluster, is not renewed: its producer
+        // gets one of its own.
+        let known = request.producer.filter(|known| state.has_allocated(known.id));
+        let renewed = known.and_then(|known| {
             let epoch = known.epoch.0.checked_add(1)?;
             Some(ProducerIdentity { id: known.id, epoch: ProducerEpoch(epoch) })
         });

@@ -143,8 +143,17 @@ pub(crate) fn lift_fence(disk: &dyn Disk) -> Result<(), DirectoryError> {
 /// Leaves word, for the next start, that a sync failed. The disk itself is fenced by then, so
 /// this goes past it and may fail; then the broker's exit is the only word.
 pub(crate) fn leave_fence(root: &Path, reason: &str) {
-    if let Err(error) = std::fs::write(root.join(FENCED_FILE), format!("{reason}\n")) {
-        tracing::error!(%error, "the fence could not be written down");
+    use std::io::Write as _;
+    let written = || {
+        let mut options = std::fs::OpenOptions::new();
+        let mut file =
+            options.write(true).create(true).truncate(true).open(root.join(FENCED_FILE))?;
+        writeln!(file, "{reason}")?;
+        file.sync_all()?;
+        std::fs::OpenOptions::new().read(true).open(root)?.sync_all()
+    };
+    if let Err(error) = written() {
+        tracing::error!(%error, "the fence could not be written down, or not for good");
     }
 }
 

@@ -12,10 +12,14 @@ use millstream_partition::{Partition, PartitionConfig, Placed};
 use millstream_service::ServiceError;
 use millstream_types::limits::BATCH_BYTES_MAX;
 use millstream_types::{ErrorCode, LeaderEpoch, Offset, TopicPartition};
-use millstream_wire::batch::IncomingBatch;
+use millstream_wire::{BatchHeader, Codec, IncomingBatch};
 use tokio::sync::watch;
 
 use crate::fence::Fence;
+use crate::produce::in_doubt;
+
+/// Records of an uncompressed batch that are checked on the network's thread.
+const RECORDS_CHECKED_INLINE: u32 = 16 * 1024;
 
 /// How far a partition has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,22 +147,18 @@ impl PartitionHandle {
             .await;
     }
 
-    /// Takes a batch as it came from a producer.
-    pub(crate) fn append(&self, bytes: BytesMut) -> Result<Placed, ServiceError> {
-        // The CRC is taken before the lock: it is the costly part and needs nothing behind it.
-        let batch = IncomingBatch::validate(bytes, BATCH_BYTES_MAX)
-            .map_err(|error| ServiceError::new(error.code(), error.to_string()))?;
-        // So is a look inside: a batch whose records cannot be read would stop every consumer.
-        batch
-            .check_records()
-            .map_err(|error| ServiceError::new(error.code(), error.to_string()))?;
+    /// Takes a batch that was [checked](check).
+    pub(crate) fn append(&self, batch: IncomingBatch) -> Result<Placed, ServiceError> {
         let now = self.clock.wall();
         self.with_open(|partition| {
+            let failed_before = partition.log().failure().is_some();
             partition.append(now, batch).map_err(|error| {
                 if let Some(failed) = error.disk() {
                     self.note(failed);
                 }
-                ServiceError::new(error.code(), error.to_string())
+                let refused = ServiceError::new(error.code(), error.to_string());
+                // A write that fails may have written; one that is not tried has not.
+                if failed_before { refused } else { in_doubt(&refused) }
             })
         })?
     }
@@ -258,6 +258,21 @@ impl PartitionHandle {
         // A panic in a section leaves the partition as it was before the step that failed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Checks a batch as it came from a producer, all of it, before the partition's lock is taken: a
+/// batch whose records cannot be read would stop every consumer. May take long; see [`is_costly`].
+pub(crate) fn check(bytes: BytesMut) -> Result<IncomingBatch, ServiceError> {
+    let batch = IncomingBatch::validate(bytes, BATCH_BYTES_MAX)
+        .map_err(|error| ServiceError::new(error.code(), error.to_string()))?;
+    batch.check_records().map_err(|error| ServiceError::new(error.code(), error.to_string()))?;
+    Ok(batch)
+}
+
+/// Whether to check a batch takes longer than a network thread should be away: a few kilobytes may
+/// decompress to 64 MiB, and a record takes some 10 ns.
+pub(crate) fn is_costly(header: &BatchHeader) -> bool {
+    header.attributes.codec() != Codec::None || header.record_count > RECORDS_CHECKED_INLINE
 }
 
 /// A failed log as clients see it.

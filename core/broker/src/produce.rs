@@ -5,12 +5,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use millstream_meta::MetaState;
+use millstream_partition::Placed;
+use millstream_quorum::Quorum;
 use millstream_service::{ProduceAck, ProduceSession, ServiceError};
-use millstream_types::{Offset, TimestampMs};
+use millstream_types::{ErrorCode, Offset, ProducerId, TimestampMs};
+use millstream_wire::BatchHeader;
 use millstream_wire::api::Acks;
 use tokio::sync::watch;
 
-use crate::handle::{PartitionHandle, Progress};
+use crate::handle::{PartitionHandle, Progress, check, is_costly};
 
 /// One producer's stream into one partition.
 #[derive(Debug)]
@@ -18,20 +22,39 @@ pub(crate) struct LogProduceSession {
     partition: Arc<PartitionHandle>,
     progress: watch::Receiver<Progress>,
     acks: Acks,
+    quorum: Arc<Quorum>,
 }
 
 impl LogProduceSession {
-    pub(crate) fn new(partition: Arc<PartitionHandle>, acks: Acks) -> Self {
+    pub(crate) fn new(partition: Arc<PartitionHandle>, acks: Acks, quorum: Arc<Quorum>) -> Self {
         let progress = partition.watch();
-        Self { partition, progress, acks }
+        Self { partition, progress, acks, quorum }
+    }
+
+    /// Checks a batch and gives it its place.
+    async fn place(&self, bytes: BytesMut) -> Result<Placed, ServiceError> {
+        // What does not parse is refused by the check.
+        let header = BatchHeader::parse(&bytes).ok();
+        if let Some(header) = &header {
+            is_allocated(header.producer_id, &self.quorum.state())?;
+        }
+        let batch = if header.is_some_and(|header| is_costly(&header)) {
+            let checked = tokio::task::spawn_blocking(move || check(bytes)).await;
+            checked.map_err(|error| {
+                ServiceError::new(ErrorCode::Internal, format!("a check ended: {error}"))
+            })??
+        } else {
+            check(bytes)?
+        };
+        self.partition.append(batch)
     }
 }
 
 impl ProduceSession for LogProduceSession {
     type Ack = Pin<Box<dyn Future<Output = Result<ProduceAck, ServiceError>> + Send>>;
 
-    fn append(&mut self, batch: BytesMut) -> Self::Ack {
-        let placed = self.partition.append(batch);
+    async fn append(&mut self, batch: BytesMut) -> Self::Ack {
+        let placed = self.place(batch).await;
         let progress = self.progress.clone();
         let acks = self.acks;
         Box::pin(async move {
@@ -44,6 +67,16 @@ impl ProduceSession for LogProduceSession {
             })
         })
     }
+}
+
+/// Refuses a producer id that the cluster never gave out: invented ids would push real producers
+/// out of a partition's memory, which is bounded.
+pub(crate) fn is_allocated(id: ProducerId, state: &MetaState) -> Result<(), ServiceError> {
+    if state.has_allocated(id) || id == ProducerId::NONE {
+        return Ok(());
+    }
+    let message = format!("producer id {id} was never given out; ask for one with InitProducer");
+    Err(ServiceError::new(ErrorCode::UnknownProducer, message))
 }
 
 /// Waits until everything before `end` is kept as `acks` ask.
@@ -61,17 +94,47 @@ async fn until_kept(
         .await
         .map_err(|_closed| stopping())?;
     match &settled.stopped {
-        // The batch may be stored all the same: an idempotent producer that sends it again is
-        // answered with its first place.
-        Some(error) if !kept(&settled) => Err(error.clone()),
+        Some(error) if !kept(&settled) => Err(in_doubt(error)),
         _ => Ok(()),
     }
 }
 
+/// The answer to a batch that was appended, where a failed disk leaves open whether it will be
+/// there: never a code that says that it is not stored. An idempotent producer that sends it again,
+/// once the partition is back, is answered with its first place.
+pub(crate) fn in_doubt(error: &ServiceError) -> ServiceError {
+    if error.code != ErrorCode::StorageFenced {
+        return error.clone();
+    }
+    let message = format!("the batch may be stored or not: {}", error.message);
+    ServiceError::new(ErrorCode::Unavailable, message)
+}
+
 /// The error of a partition whose broker goes away.
 pub(crate) fn stopping() -> ServiceError {
-    ServiceError::new(
-        millstream_types::ErrorCode::Unavailable,
-        "the broker is shutting down; connect again",
-    )
+    ServiceError::new(ErrorCode::Unavailable, "the broker is shutting down; connect again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_appended_batch_is_never_said_to_be_lost() {
+        let zero = Offset::ZERO;
+        let start = Progress { start: zero, high_watermark: zero, written: zero, stopped: None };
+        let (moves, progress) = watch::channel(start);
+        let acknowledged = until_kept(progress.clone(), zero.plus(1), Acks::All);
+        let failed = ServiceError::new(ErrorCode::StorageFenced, "the disk failed");
+        moves.send_modify(|progress| progress.stopped = Some(failed));
+        let answer = acknowledged.await.unwrap_err();
+        assert_eq!(answer.code, ErrorCode::Unavailable);
+        assert!(answer.code.is_retriable() && answer.message.contains("may be stored"));
+        // What was kept before the failure is acknowledged, and a deleted topic is named as such.
+        moves.send_modify(|progress| progress.high_watermark = zero.plus(1));
+        until_kept(progress.clone(), zero.plus(1), Acks::All).await.unwrap();
+        let deleted = ServiceError::new(ErrorCode::UnknownTopic, "gone");
+        moves.send_modify(|progress| progress.stopped = Some(deleted.clone()));
+        assert_eq!(until_kept(progress, zero.plus(2), Acks::All).await, Err(deleted));
+    }
 }

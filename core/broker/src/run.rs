@@ -114,11 +114,20 @@ pub fn run(
     };
     let runtime =
         builder.enable_all().max_blocking_threads(config.storage.read_threads + 4).build()?;
-    runtime.block_on(async {
-        let broker = Broker::start(config, repair).await?;
+    let (disk, identity) = open_directory(config, repair)?;
+    let ended = runtime.block_on(async {
+        let broker = Broker::start(config, repair, &disk, identity).await?;
         ready(&broker.ready);
         broker.serve(stop(), Duration::from_millis(config.broker.shutdown_grace_ms)).await
-    })
+    });
+    // Whatever it was that met the failed sync: a partition, the metadata, or the start itself.
+    match disk.fence_reason() {
+        None => ended,
+        Some(reason) => {
+            directory::leave_fence(&config.broker.dir, &reason);
+            Err(RunError::Fenced { reason: reason.to_string() })
+        }
+    }
 }
 
 /// Everything that runs.
@@ -132,19 +141,23 @@ struct Broker {
 }
 
 impl Broker {
-    async fn start(config: &BrokerConfig, repair: bool) -> Result<Self, RunError> {
+    async fn start(
+        config: &BrokerConfig,
+        repair: bool,
+        disk: &Arc<FileDisk>,
+        identity: Identity,
+    ) -> Result<Self, RunError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let (disk, identity) = open_directory(config, repair)?;
         let fence = Fence::new();
         let stats = Arc::new(Stats::default());
 
         let quorum_config = QuorumConfig::new(identity.broker, META_DIR);
         let init = first_command(&identity, clock.wall()).map_err(registration)?;
-        let quorum_disk = Arc::clone(&disk) as Arc<dyn Disk>;
+        let quorum_disk = Arc::clone(disk) as Arc<dyn Disk>;
         let quorum = Arc::new(Quorum::start(quorum_disk, quorum_config, || vec![init]).await?);
         let partitions = Arc::new(Partitions::new(PartitionsConfig {
             broker: identity.broker,
-            disk: Arc::clone(&disk) as Arc<dyn Disk>,
+            disk: Arc::clone(disk) as Arc<dyn Disk>,
             clock: Arc::clone(&clock),
             fence: fence.clone(),
             shared: LogShared::new(SharedLimits {
@@ -157,7 +170,7 @@ impl Broker {
         }));
 
         let mut metrics = Metrics::new(Arc::clone(&stats));
-        add_disk_metrics(&mut metrics, &disk);
+        add_disk_metrics(&mut metrics, disk);
         let led = Arc::clone(&partitions);
         metrics.add_gauges(move || vec![("partitions_led", led.len() as u64)]);
 
@@ -197,7 +210,7 @@ impl Broker {
         }
         partitions.reconcile(state).await;
         if repair {
-            finish_repair(config, &*disk, &partitions)?;
+            finish_repair(config, &**disk, &partitions)?;
         }
 
         let dir = absolute(&config.broker.dir);
@@ -219,9 +232,8 @@ impl Broker {
         };
         tokio::select! {
             () = serving => {}
+            // Nothing that is in memory may be promised to anyone any more.
             reason = self.fence.raised() => {
-                // Nothing that is in memory may be promised to anyone any more.
-                directory::leave_fence(&self.ready.dir, &reason);
                 return Err(RunError::Fenced { reason: reason.to_string() });
             }
             failure = self.quorum.failure() => return Err(failure.into()),

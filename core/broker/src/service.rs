@@ -19,7 +19,7 @@ use crate::handle::PartitionHandle;
 use crate::ids::Ids;
 use crate::offsets;
 use crate::partitions::Partitions;
-use crate::produce::LogProduceSession;
+use crate::produce::{LogProduceSession, is_allocated};
 use crate::stats::{Metrics, Stats};
 use crate::subscription::LogSubscription;
 
@@ -125,13 +125,17 @@ impl Service for BrokerService {
         open: OpenProduce,
     ) -> Result<(ProduceOpened, LogProduceSession), ServiceError> {
         let (handle, leader_epoch) = self.leader(open.topic, open.partition, open.leader_epoch)?;
+        if let Some(producer) = open.producer {
+            is_allocated(producer.id, &self.quorum.state())?;
+        }
         let batch_bytes_max = handle.with(millstream_partition::Partition::batch_bytes_max)?;
         let opened = ProduceOpened {
             leader_epoch,
             batch_bytes_max: u32::try_from(batch_bytes_max).unwrap_or(u32::MAX),
             in_flight_max: u32::try_from(PRODUCE_IN_FLIGHT_MAX).unwrap_or(u32::MAX),
         };
-        Ok((opened, LogProduceSession::new(handle, open.acks)))
+        let quorum = Arc::clone(&self.quorum);
+        Ok((opened, LogProduceSession::new(handle, open.acks, quorum)))
     }
 
     async fn subscribe(
@@ -140,6 +144,8 @@ impl Service for BrokerService {
         open: OpenSubscription,
     ) -> Result<(SubscriptionOpened, LogSubscription), ServiceError> {
         let (handle, leader_epoch) = self.leader(open.topic, open.partition, None)?;
+        // As of before the search, so that what comes during it is not skipped.
+        let behind = handle.with(|partition| partition.positions().high_watermark)?;
         let by_time = match open.start {
             StartAt::Timestamp(timestamp) => offsets::at_timestamp(&handle, timestamp).await?,
             StartAt::Earliest | StartAt::Latest | StartAt::Offset(_) => None,
@@ -150,7 +156,7 @@ impl Service for BrokerService {
             StartAt::Earliest => log_start,
             StartAt::Latest => high_watermark,
             StartAt::Offset(offset) => offset,
-            StartAt::Timestamp(_) => by_time.map_or(high_watermark, |(offset, _)| offset),
+            StartAt::Timestamp(_) => by_time.map_or(behind, |(offset, _)| offset),
         };
         if start < log_start || start > high_watermark {
             return Err(ServiceError::new(

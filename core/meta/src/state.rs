@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use millstream_types::limits::TOPIC_PARTITIONS_MAX;
 use millstream_types::{
-    BrokerId, ClusterId, DirectoryId, LeaderEpoch, PartitionIndex, TimestampMs, TopicId,
+    BrokerId, ClusterId, DirectoryId, LeaderEpoch, PartitionIndex, ProducerId, TimestampMs, TopicId,
 };
 
 use crate::command::Endpoint;
@@ -143,6 +143,12 @@ impl MetaState {
     /// The topics, by id.
     pub fn topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
         self.topics.values()
+    }
+
+    /// Whether a producer id is out of a block that some broker was given.
+    #[must_use]
+    pub const fn has_allocated(&self, id: ProducerId) -> bool {
+        0 <= id.0 && id.0 < self.producer_id_next
     }
 
     /// How many topics there are.

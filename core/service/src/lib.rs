@@ -82,11 +82,12 @@ pub trait ProduceSession: Send {
     /// may come in any order; the front answers in the order of the batches.
     type Ack: Future<Output = Result<ProduceAck, ServiceError>> + Send + 'static;
 
-    /// Hands over one batch, exactly as the client sent it and not yet validated. The batch takes
-    /// its place in call order at once; the call itself never blocks.
+    /// Hands over one batch, exactly as the client sent it and not yet validated. Batches take
+    /// their places in call order; the call completes when this one has its own, or is refused,
+    /// which takes long only where looking into the batch does.
     ///
-    /// Dropping the returned future abandons the acknowledgement; the batch may be stored.
-    fn append(&mut self, batch: BytesMut) -> Self::Ack;
+    /// Dropping either future abandons the acknowledgement; the batch may be stored.
+    fn append(&mut self, batch: BytesMut) -> impl Future<Output = Self::Ack> + Send;
 }
 
 /// What a subscription delivers.

@@ -131,8 +131,8 @@ impl IncomingBatch {
     }
 
     /// Decodes every record: lengths, offsets that are the base offset, the next and so on without
-    /// a gap, and timestamps that can be kept in microseconds. That the header's largest timestamp
-    /// is that of a record is not checked.
+    /// a gap, and timestamps that can be kept in microseconds and are not above the header's
+    /// largest. That some record has that one is not checked.
     ///
     /// # Errors
     /// Of the first record that is wrong.

@@ -246,6 +246,10 @@ pub(crate) fn check_records(header: &BatchHeader, stored: &[u8]) -> Result<(), R
             let delta = record.timestamp.0.saturating_sub(header.base_timestamp.0);
             return Err(RecordError::Timestamp { index, delta });
         }
+        if record.timestamp > header.max_timestamp {
+            let (index, timestamp_ms) = (decoder.index - 1, record.timestamp.0);
+            return Err(RecordError::MaxTimestamp { index, timestamp_ms });
+        }
     }
     Ok(())
 }

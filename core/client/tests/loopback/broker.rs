@@ -397,7 +397,7 @@ pub(crate) struct Session {
 impl ProduceSession for Session {
     type Ack = Pin<Box<dyn Future<Output = Result<ProduceAck, ServiceError>> + Send>>;
 
-    fn append(&mut self, batch: BytesMut) -> Self::Ack {
+    async fn append(&mut self, batch: BytesMut) -> Self::Ack {
         let answer = self.store(batch);
         let cluster = Arc::clone(&self.broker.cluster);
         cluster.changed.send_modify(|changes| *changes += 1);

@@ -120,6 +120,7 @@ async fn pump<S: Service>(
             return Ok(ended);
         }
         let room = in_flight.acks.len() < PRODUCE_IN_FLIGHT_MAX;
+        let mut next = None;
         tokio::select! {
             biased;
             () = std::future::poll_fn(|context| in_flight.poll_ready(context)),
@@ -130,9 +131,7 @@ async fn pump<S: Service>(
                 ended = Some(Ended::Refused(ServiceError::new(ErrorCode::Unavailable, message)));
             }
             frame = stream.reader.next(), if ended.is_none() && room => match batch(frame) {
-                Ok(Frame { body, held, .. }) => {
-                    in_flight.acks.push_back((Box::pin(session.append(body)), held));
-                }
+                Ok(frame) => next = Some(frame),
                 Err(Ended::Lost) => return Ok(Ended::Lost),
                 Err(why) => {
                     if matches!(why, Ended::Refused(_)) {
@@ -141,6 +140,10 @@ async fn pump<S: Service>(
                     ended = Some(why);
                 }
             },
+        }
+        if let Some(Frame { body, held, .. }) = next {
+            let ack = session.append(body).await;
+            in_flight.acks.push_back((Box::pin(ack), held));
         }
     }
 }

@@ -156,7 +156,7 @@ impl ProduceSession for Session {
 
     /// The offset is the batch's number. A batch `bad...` is refused; the acknowledgement of every
     /// third comes late, so that completions are out of order; all wait for the gate.
-    fn append(&mut self, batch: BytesMut) -> Self::Ack {
+    async fn append(&mut self, batch: BytesMut) -> Self::Ack {
         let number = self.count;
         self.count += 1;
         self.memory.appended.fetch_add(1, Ordering::SeqCst);

@@ -48,6 +48,14 @@ pub enum RecordError {
         /// The timestamp delta field.
         delta: i64,
     },
+    /// A record is later than the header's largest timestamp: a search by time would miss it.
+    #[error("record {index} has timestamp {timestamp_ms}, above the batch's largest")]
+    MaxTimestamp {
+        /// The record.
+        index: u32,
+        /// Its timestamp.
+        timestamp_ms: i64,
+    },
     /// Bytes follow the last record.
     #[error("{extra} bytes follow the last record")]
     TrailingBytes {
@@ -68,6 +76,7 @@ impl RecordError {
             | Self::Truncated { .. }
             | Self::Malformed { .. }
             | Self::OffsetDelta { .. }
+            | Self::MaxTimestamp { .. }
             | Self::TrailingBytes { .. } => ErrorCode::CorruptBatch,
         }
     }
