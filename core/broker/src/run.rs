@@ -60,7 +60,8 @@ pub enum RunError {
     /// A repair found damage; the fence stays.
     #[error(
         "{count} partitions are damaged, the first: {first}. The broker's log names each. Restore \
-         those files from a copy, or delete their topics' directories, then run --repair again"
+         those files from a copy, then run --repair again; or give their records up by deleting \
+         their directories: those partitions then begin at offset 0 again"
     )]
     Damaged {
         /// How many partitions.

@@ -62,6 +62,10 @@ impl LogSubscription {
 
     /// Waits for the partition to move, or for the time of a report.
     async fn wait(&mut self) -> Result<Option<SubscriptionEvent>, ServiceError> {
+        // A log whose disk has failed stays readable, but nothing will come behind its end.
+        if let Some(error) = &self.progress.borrow().stopped {
+            return Err(error.clone());
+        }
         if self.reported {
             let moved = tokio::time::timeout(REPORT_INTERVAL, self.progress.changed()).await;
             match moved {

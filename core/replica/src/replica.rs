@@ -189,7 +189,7 @@ impl Refusal {
 #[derive(Debug)]
 pub struct Replica {
     config: ReplicaConfig,
-    /// What the high watermark goes by now; see [`Replica::configure`].
+    /// What everything committed so far is kept by; see [`Replica::configure`].
     durability: Durability,
     leading: Option<LeaderEpoch>,
     /// What each member of the in-sync set has kept; the local broker is always one of them.
@@ -239,8 +239,9 @@ impl Replica {
         self.producers.expire(before);
     }
 
-    /// Takes up a changed config. A topic that turns to fsync is held to it once what is committed
-    /// by then is durable: the owner has to sync for that.
+    /// Takes up a changed config. On a topic that turns to fsync, nothing is committed from here on
+    /// before it is durable: the high watermark waits until what it has passed already is, and the
+    /// owner has to sync for that.
     pub fn configure(&mut self, config: ReplicaConfig) {
         self.config = config;
         self.settle_durability();
@@ -314,7 +315,7 @@ impl Replica {
 
     /// Moves the high watermark to the lowest end that every member of the in-sync set has kept.
     fn advance(&mut self, actions: &mut Vec<Action>) {
-        let local = match self.durability {
+        let local = match self.config.durability {
             Durability::Fsync => self.positions.durable,
             Durability::Replicated => self.positions.written,
         };
@@ -401,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_turned_to_fsync_is_held_to_it_once_its_past_is_durable() {
+    fn a_topic_turned_to_fsync_commits_nothing_before_it_is_durable() {
         let mut replica = leader(Durability::Replicated);
         let batch = header(Offset::ZERO, 10, -1, -1, -1);
         let (ten, twenty) = (Offset::ZERO.plus(10), Offset::ZERO.plus(20));
@@ -416,6 +417,32 @@ mod tests {
         assert_eq!(step(&mut replica, Input::Written { end: twenty }), []);
         let commit = Action::Commit { high_watermark: twenty };
         assert_eq!(step(&mut replica, Input::Synced { end: twenty }), [commit]);
+    }
+
+    /// Under load each sync finds that more was written meanwhile.
+    #[test]
+    fn a_topic_turned_to_fsync_under_load_is_held_to_it_at_once() {
+        let mut replica = leader(Durability::Replicated);
+        let at = |count: u64| Offset::ZERO.plus(count * 10);
+        let append = |replica: &mut Replica, count: u64| {
+            let batch = header(at(count), 10, -1, -1, -1);
+            step(replica, Input::Stored { header: &batch });
+            step(replica, Input::Written { end: at(count + 1) })
+        };
+        for count in 0..3 {
+            let committed = Action::Commit { high_watermark: at(count + 1) };
+            assert_eq!(append(&mut replica, count), [committed]);
+        }
+        replica.configure(config(Durability::Fsync));
+        // Always two batches behind what is written; the first three are committed already.
+        for count in 3..10 {
+            assert_eq!(append(&mut replica, count), [], "before batch {count} is durable");
+            let durable = at(count - 1);
+            let synced = step(&mut replica, Input::Synced { end: durable });
+            let news = (durable > at(3)).then_some(Action::Commit { high_watermark: durable });
+            assert_eq!(synced, Vec::from_iter(news));
+        }
+        assert!(!replica.is_settling());
     }
 
     #[test]
