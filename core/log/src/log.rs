@@ -64,6 +64,8 @@ pub struct PartitionLog {
     /// Only the last can be active; those before it are on their way to being sealed.
     pub(crate) unsealed: VecDeque<Box<Unsealed>>,
     pub(crate) epochs: EpochHistory,
+    /// The base of the newest sealed segment that carries the producers' state.
+    pub(crate) snapshot: Option<Offset>,
     pub(crate) tail: Tail,
     /// The first failure; nothing is submitted after it.
     failed: Option<DiskError>,
@@ -101,6 +103,8 @@ pub(crate) struct Contents {
     pub(crate) sealed: VecDeque<Sealed>,
     pub(crate) unsealed: VecDeque<Box<Unsealed>>,
     pub(crate) epochs: EpochHistory,
+    /// The newest sealed segment that carries the producers' state.
+    pub(crate) snapshot: Option<Offset>,
 }
 
 impl PartitionLog {
@@ -132,6 +136,7 @@ impl PartitionLog {
             sealed: found.sealed,
             unsealed: found.unsealed,
             epochs: found.epochs,
+            snapshot: found.snapshot,
             tail,
             failed: None,
         };
@@ -388,6 +393,9 @@ impl PartitionLog {
         while let Some(first) = self.unsealed.front_mut() {
             let Some(record) = first.advance_seal(&mut self.io, &self.epochs)? else { break };
             if let Some(done) = self.unsealed.pop_front() {
+                if done.carries_snapshot() {
+                    self.snapshot = Some(done.base());
+                }
                 done.file.release();
                 self.sealed.push_back(Sealed::new(done.file, &record));
             }

@@ -80,6 +80,8 @@ pub(crate) fn recover(
     let sealed_count = segments.iter().take_while(|one| one.block.seal.is_some()).count();
     check_sealed(context, dir, &mut segments, sealed_count)?;
     let known = read_newest_footers(&segments[..sealed_count])?;
+    let carrier = known.snapshot.as_ref().and(known.scan_from.checked_sub(1));
+    let snapshot = carrier.and_then(|at| segments.get(at)).map(|one| one.file.base());
     if let Some(snapshot) = known.snapshot {
         replay(Replay::ProducerSnapshot(snapshot));
     }
@@ -101,7 +103,7 @@ pub(crate) fn recover(
         one.file.release();
         sealed.push_back(Sealed::new(Arc::clone(&one.file), record));
     }
-    Ok(Contents { sealed, unsealed, epochs })
+    Ok(Contents { sealed, unsealed, epochs, snapshot })
 }
 
 /// Opens every segment file and reads its header block, in order of offset.

@@ -53,9 +53,10 @@ impl PartitionLog {
         Ok(removed)
     }
 
-    /// Whether [`PartitionLog::apply_retention`] would remove every sealed segment while another
-    /// has records: with them would go the newest producer snapshot, and the next opening would
-    /// know only the producers that wrote since. The owner rolls first and waits for the seal.
+    /// Whether [`PartitionLog::apply_retention`] would remove the newest segment that carries the
+    /// producers' state, or any while none does: the next opening would know only the producers
+    /// that wrote since. A segment that recovery sealed carries none. The owner rolls first and
+    /// waits for the seal; without a record to roll, retention waits for one.
     #[must_use]
     pub fn would_forget_producers(&self, now: TimestampMs, limit: Offset) -> bool {
         let mut size = self.size_bytes();
@@ -63,9 +64,12 @@ impl PartitionLog {
             if !self.may_go(segment, now, limit, size) {
                 return false;
             }
+            if self.snapshot.is_none_or(|carrier| segment.file.base() >= carrier) {
+                return true;
+            }
             size -= segment.file_bytes();
         }
-        !self.sealed.is_empty() && self.unsealed.iter().any(|segment| !segment.is_empty())
+        false
     }
 
     fn may_go(&self, segment: &Sealed, now: TimestampMs, limit: Offset, size: u64) -> bool {

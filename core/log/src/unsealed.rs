@@ -112,6 +112,8 @@ struct MarkState {
 
 #[derive(Debug)]
 struct Sealing {
+    /// Whether the footer has the producers' state.
+    carries_snapshot: bool,
     snapshot: Option<Bytes>,
     stage: Stage,
     record: Option<SealRecord>,
@@ -323,7 +325,13 @@ impl Unsealed {
     /// Ends the segment; [`Unsealed::advance_seal`] does the rest.
     pub(crate) fn begin_seal(&mut self, snapshot: Option<Bytes>) {
         let (stage, record, stalled) = (Stage::Draining, None, false);
-        self.seal = Some(Box::new(Sealing { snapshot, stage, record, stalled }));
+        let carries_snapshot = snapshot.is_some();
+        self.seal = Some(Box::new(Sealing { carries_snapshot, snapshot, stage, record, stalled }));
+    }
+
+    /// Whether the segment's footer has, or will have, the producers' state.
+    pub(crate) fn carries_snapshot(&self) -> bool {
+        self.seal.as_ref().is_some_and(|seal| seal.carries_snapshot)
     }
 
     /// Lets a seal that found the disk full be tried again.

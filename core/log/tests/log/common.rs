@@ -1,12 +1,13 @@
 //! A log on a simulated disk, with everything that was ever appended to it.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use millstream_env::disk::{
-    Completions, DiskResult, FaultPlan, FileId, OpToken, SimDisk, SimDiskConfig,
+    Completions, DirEntry, Disk as _, DiskResult, FaultPlan, FileId, OpToken, SimDisk,
+    SimDiskConfig,
 };
 use millstream_log::{
     AppendError, Context, Cursor, LogConfig, LogError, LogShared, OpenError, PartitionLog,
@@ -240,4 +241,19 @@ impl Bench {
         let expected: Vec<_> = kept.filter(|header| header.base_offset >= from).collect();
         assert_eq!(self.replayed, expected);
     }
+}
+
+/// The log's files and their lengths, oldest first.
+pub(crate) fn files(bench: &Bench) -> Vec<(PathBuf, u64)> {
+    let name = |entry: DirEntry| Path::new(DIR).join(entry.name);
+    let paths = bench.disk.list(Path::new(DIR)).unwrap().into_iter().map(name);
+    paths.map(|path| (path.clone(), length(bench, &path))).collect()
+}
+
+fn length(bench: &Bench, path: &Path) -> u64 {
+    let mode = millstream_env::disk::OpenMode::Existing;
+    let file = bench.disk.open(path, mode, bench.queue.clone()).unwrap();
+    let len = bench.disk.len(file).unwrap();
+    bench.disk.close(file);
+    len
 }

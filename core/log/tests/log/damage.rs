@@ -1,10 +1,10 @@
 //! Damage to what was durable is reported or does no harm; it never shortens a log in silence.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::common::{Bench, DIR, offset, small_segments};
+use crate::common::{Bench, files, offset, small_segments};
 use bytes::Bytes;
-use millstream_env::disk::{BitFlip, DirEntry, Disk, FaultPlan};
+use millstream_env::disk::{BitFlip, Disk as _, FaultPlan};
 use millstream_log::{AppendError, OpenError};
 use millstream_types::Offset;
 
@@ -20,20 +20,6 @@ fn closed_log() -> Bench {
     }
     bench.log.take().unwrap().close();
     bench
-}
-
-fn files(bench: &Bench) -> Vec<(PathBuf, u64)> {
-    let name = |entry: DirEntry| Path::new(DIR).join(entry.name);
-    let paths = bench.disk.list(Path::new(DIR)).unwrap().into_iter().map(name);
-    paths.map(|path| (path.clone(), length(bench, &path))).collect()
-}
-
-fn length(bench: &Bench, path: &Path) -> u64 {
-    let mode = millstream_env::disk::OpenMode::Existing;
-    let file = bench.disk.open(path, mode, bench.queue.clone()).unwrap();
-    let len = bench.disk.len(file).unwrap();
-    bench.disk.close(file);
-    len
 }
 
 /// Opens the log after a flip: everything must be there, or the damage be named.

@@ -1,7 +1,7 @@
 //! When segments are rolled and forgotten, and that the log's place survives it.
 
-use crate::common::{Bench, small_segments};
-use millstream_env::disk::FaultPlan;
+use crate::common::{Bench, files, small_segments};
+use millstream_env::disk::{BitFlip, FaultPlan};
 use millstream_types::{Offset, TimestampMs};
 
 /// Four batches, each in a segment of its own, all durable; one a second.
@@ -65,6 +65,31 @@ fn the_oldest_go_while_the_log_keeps_its_size() {
     config.retention_bytes = Some(sizes / 2);
     bench.log().set_config(config);
     assert_eq!(start_after(&mut bench, 8), 2);
+}
+
+/// A segment that recovery seals carries no state of the producers: the one that does may not go
+/// before another does.
+#[test]
+fn the_newest_state_of_the_producers_is_never_forgotten() {
+    let mut bench = bench(Some(2500), None);
+    bench.settle().unwrap();
+    let (path, length) = files(&bench)[2].clone();
+    let flips = vec![BitFlip { path, position: length - 30, bit: 0 }];
+    bench.disk.set_faults(FaultPlan { flips, ..FaultPlan::default() });
+    bench.log = None;
+    bench.disk.restart();
+    bench.open().unwrap();
+    assert_eq!(bench.snapshot.as_deref(), Some(&b"state at 4"[..]), "the third lost its own");
+    bench.settle().unwrap();
+
+    // The first two are due, and the second is the newest that carries any.
+    let (now, limit) = (bench.now(), Offset::new(8).unwrap());
+    assert!(bench.log().would_forget_producers(now, limit));
+    bench.roll().unwrap();
+    bench.settle().unwrap();
+    assert!(!bench.log().would_forget_producers(now, limit));
+    assert_eq!(start_after(&mut bench, 8), 4);
+    assert_eq!(bench.snapshot.as_deref(), Some(&b"state at 8"[..]));
 }
 
 #[test]
