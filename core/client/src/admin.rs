@@ -345,13 +345,16 @@ impl Admin {
         Ok(ClusterDescription { id: metadata.cluster, brokers })
     }
 
-    /// One offset of each of a topic's partitions, in order of the partitions.
+    /// One offset of each of the wanted partitions of a topic, or of all where none is named, in
+    /// order of the partitions. The others' state does not matter.
     ///
     /// # Errors
-    /// `UnknownTopic`; a partition without a leader; or the brokers cannot be reached.
+    /// `UnknownTopic`, `UnknownPartition`; a partition without a leader, or one that serves nobody;
+    /// or the brokers cannot be reached.
     pub async fn list_offsets(
         &self,
         topic: &str,
+        partitions: &[u32],
         spec: OffsetSpec,
     ) -> Result<Vec<PartitionOffset>, AdminError> {
         let spec = match spec {
@@ -359,7 +362,7 @@ impl Admin {
             OffsetSpec::Latest => api::OffsetSpec::Latest,
             OffsetSpec::Timestamp(ms) => api::OffsetSpec::Timestamp(TimestampMs(ms)),
         };
-        let mut answers = self.client.cluster.list_offsets(topic, spec).await?;
+        let mut answers = self.client.cluster.list_offsets(topic, partitions, spec).await?;
         answers.sort_by_key(|answer| answer.partition);
         Ok(answers.iter().map(partition_offset).collect())
     }

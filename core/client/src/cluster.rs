@@ -288,17 +288,19 @@ impl Cluster {
         })
     }
 
-    /// One offset of each of a topic's partitions, each from its leader.
+    /// One offset of each of the wanted partitions of a topic, or of all where none is named, each
+    /// from its leader.
     pub(crate) async fn list_offsets(
         &self,
         name: &str,
+        wanted: &[u32],
         spec: OffsetSpec,
     ) -> Result<Vec<PartitionOffset>, AdminError> {
         let attempts = async {
             let mut attempt = 0;
             let mut not_before = self.clock.monotonic();
             loop {
-                let error = match self.list_offsets_once(name, spec, not_before).await {
+                let error = match self.list_offsets_once(name, wanted, spec, not_before).await {
                     Ok(answers) => return Ok(answers),
                     Err(error) => error,
                 };
@@ -317,12 +319,22 @@ impl Cluster {
     async fn list_offsets_once(
         &self,
         name: &str,
+        wanted: &[u32],
         spec: OffsetSpec,
         not_before: Monotonic,
     ) -> Result<Vec<PartitionOffset>, AdminError> {
         let topic = self.topic(name, not_before).await?;
+        let count = topic.leaders.len();
+        if let Some(missing) = wanted.iter().find(|index| **index as usize >= count) {
+            let message =
+                format!("topic {name} has {count} partitions, there is no partition {missing}");
+            return Err(AdminError::Service { code: ErrorCode::UnknownPartition, message });
+        }
         let mut by_leader: BTreeMap<&str, Vec<PartitionIndex>> = BTreeMap::new();
         for (partition, leader) in (0..).zip(&topic.leaders) {
+            if !wanted.is_empty() && !wanted.contains(&partition) {
+                continue;
+            }
             let Some(leader) = leader else {
                 let message = format!("partition {partition} of topic {name} has no leader");
                 return Err(AdminError::Service { code: ErrorCode::NotLeader, message });

@@ -117,7 +117,7 @@ pub(super) async fn run(args: BenchVerifyArgs) -> Result<()> {
     let (header, runs) = ack_log::read(&args.ack_log)?;
     let acknowledged: u64 = runs.iter().flatten().map(|run| run.count).sum();
     let client = connect(&args.connection).await?;
-    let ends = client.admin().list_offsets(&header.topic, OffsetSpec::Latest).await?;
+    let ends = client.admin().list_offsets(&header.topic, &[], OffsetSpec::Latest).await?;
     let mut checks: Vec<Check> =
         (0..).zip(runs).map(|(partition, runs)| Check::new(partition, runs)).collect();
     let mut left: BTreeMap<u32, i64> = ends

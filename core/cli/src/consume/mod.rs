@@ -62,27 +62,17 @@ struct Range {
 
 /// What there is to read now in each partition; partitions without anything are left out.
 async fn ranges(admin: &Admin, args: &ConsumeArgs) -> Result<BTreeMap<u32, Range>> {
-    let ends = admin.list_offsets(&args.topic, OffsetSpec::Latest).await?;
+    let list = |spec| admin.list_offsets(&args.topic, &args.partition, spec);
+    let ends = list(OffsetSpec::Latest).await?;
     let starts = match args.from {
         StartAt::Latest => return Ok(BTreeMap::new()),
-        StartAt::Earliest => admin.list_offsets(&args.topic, OffsetSpec::Earliest).await?,
-        StartAt::TimestampMs(ms) => {
-            admin.list_offsets(&args.topic, OffsetSpec::Timestamp(ms)).await?
-        }
+        StartAt::Earliest => list(OffsetSpec::Earliest).await?,
+        StartAt::TimestampMs(ms) => list(OffsetSpec::Timestamp(ms)).await?,
         StartAt::Offset(offset) => {
             ends.iter().map(|end| PartitionOffset { offset: Some(offset), ..*end }).collect()
         }
     };
-    if let Some(missing) =
-        args.partition.iter().find(|wanted| !ends.iter().any(|end| end.partition == **wanted))
-    {
-        bail!(
-            "topic {} has {} partitions, there is no partition {missing}",
-            args.topic,
-            ends.len()
-        );
-    }
-    let ranges = nonempty(&starts, &ends, &args.partition);
+    let ranges = nonempty(&starts, &ends);
     if let StartAt::Offset(start) = args.from
         && ranges.is_empty()
         && ends.iter().all(|end| end.offset.is_some_and(|end| end < start))
@@ -95,21 +85,16 @@ async fn ranges(admin: &Admin, args: &ConsumeArgs) -> Result<BTreeMap<u32, Range
     Ok(ranges)
 }
 
-/// Joins starts and ends; keeps the wanted partitions, all where none is named.
-fn nonempty(
-    starts: &[PartitionOffset],
-    ends: &[PartitionOffset],
-    wanted: &[u32],
-) -> BTreeMap<u32, Range> {
+/// Joins starts and ends; keeps the partitions that have something.
+fn nonempty(starts: &[PartitionOffset], ends: &[PartitionOffset]) -> BTreeMap<u32, Range> {
     let starts: BTreeMap<u32, i64> =
         starts.iter().filter_map(|start| Some((start.partition, start.offset?))).collect();
     let mut ranges = BTreeMap::new();
     for entry in ends {
-        let is_wanted = wanted.is_empty() || wanted.contains(&entry.partition);
         let (Some(start), Some(end)) = (starts.get(&entry.partition), entry.offset) else {
             continue;
         };
-        if is_wanted && *start < end {
+        if *start < end {
             ranges.insert(entry.partition, Range { start: *start, end });
         }
     }
@@ -243,11 +228,9 @@ mod tests {
     fn partitions_without_anything_to_read_are_left_out() {
         let starts = [offset(0, Some(0)), offset(1, Some(5)), offset(2, None), offset(3, Some(1))];
         let ends = [offset(0, Some(9)), offset(1, Some(5)), offset(2, Some(7)), offset(3, Some(2))];
-        let all = nonempty(&starts, &ends, &[]);
+        let all = nonempty(&starts, &ends);
         let expected =
             BTreeMap::from([(0, Range { start: 0, end: 9 }), (3, Range { start: 1, end: 2 })]);
         assert_eq!(all, expected);
-        let one = nonempty(&starts, &ends, &[3, 1]);
-        assert_eq!(one, BTreeMap::from([(3, Range { start: 1, end: 2 })]));
     }
 }

@@ -197,7 +197,7 @@ async fn send(client: &Client, flights: &[Flight]) -> Result<()> {
 /// Reads each partition from its first record to its end; returns what it saw, and how many
 /// records each partition holds.
 async fn read_back(client: &Client, expected: usize) -> Result<(Side, Vec<u64>)> {
-    let ends = client.admin().list_offsets(TOPIC, OffsetSpec::Latest).await?;
+    let ends = client.admin().list_offsets(TOPIC, &[], OffsetSpec::Latest).await?;
     let mut consumer = client.consumer().topic(TOPIC).start(Start::Earliest).build().await?;
     let progress = Progress::new(Some(expected as u64), "consuming");
     let mut counts = vec![0_u64; ends.len()];

@@ -311,7 +311,8 @@ impl Fetcher {
         let partition = self.settings.partition;
         let mut range = [0, 0];
         for (bound, spec) in range.iter_mut().zip([OffsetSpec::Earliest, OffsetSpec::Latest]) {
-            let answers = self.client.cluster.list_offsets(&self.settings.topic, spec).await;
+            let (cluster, topic) = (&self.client.cluster, &self.settings.topic);
+            let answers = cluster.list_offsets(topic, &[partition], spec).await;
             let answers = match answers {
                 Ok(answers) => answers,
                 Err(error) => return Stop::Failed(error.into()),

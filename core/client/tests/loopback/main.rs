@@ -342,7 +342,7 @@ async fn errors_say_what_was_tried_and_what_is_missing() {
     assert!(matches!(error, SendError::UnknownPartition { partitions: 1, .. }), "{error}");
     let too_many = connected.producer().max_in_flight(6).build().await.unwrap_err();
     assert!(matches!(too_many, BuildError::Setting { setting: "max_in_flight", .. }));
-    let offsets = connected.admin().list_offsets("t", OffsetSpec::Latest).await.unwrap();
+    let offsets = connected.admin().list_offsets("t", &[], OffsetSpec::Latest).await.unwrap();
     assert_eq!(offsets[0].offset, Some(0));
 }
 
