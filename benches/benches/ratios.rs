@@ -92,10 +92,41 @@ fn main() -> Result<()> {
         }
     }
     for (name, (unit, values)) in &values {
-        println!("{}", stats::line(name, unit, values));
+        let line = stats::line(name, unit, values);
+        match target(name) {
+            Some(target) => println!("{line}  {}", target.verdict(stats::median(values))),
+            None => println!("{line}"),
+        }
     }
     println!("{}", serde_json::to_string(&values)?);
     Ok(())
+}
+
+/// What a ratio should come to.
+enum Target {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Target {
+    fn verdict(&self, median: f64) -> String {
+        let (met, sign, bound) = match self {
+            Self::AtLeast(bound) => (median >= *bound, ">=", bound),
+            Self::AtMost(bound) => (median <= *bound, "<=", bound),
+        };
+        format!("{}: {sign} {bound}", if met { "met" } else { "missed" })
+    }
+}
+
+/// The targets of the first row; the others are told without.
+fn target(name: &str) -> Option<Target> {
+    Some(match name.strip_prefix("1KiB: ")? {
+        "consume / raw quinn down" => Target::AtLeast(0.85),
+        "produce / min(quinn up, append)" => Target::AtLeast(0.65),
+        "end to end / ping-pong, replicated, p50" => Target::AtMost(1.4),
+        "end to end / ping-pong, replicated, p99" => Target::AtMost(2.0),
+        _ => return None,
+    })
 }
 
 fn ceilings(settings: &Settings) -> Result<Ceilings> {
@@ -118,32 +149,32 @@ fn measure(settings: &Settings, row: &Row, ceilings: &Ceilings, values: &mut Val
     add("append 1 MiB + fdatasync", "MB/s", ceilings.append_mb_per_second);
 
     let consume = Run::measure(settings, &flags(settings, row, "consume"))?;
-    let rate = consume.number("/consume/mb_per_second");
+    let rate = consume.number("/consume/mb_per_second")?;
     add("consume", "MB/s", rate);
     add("consume / raw quinn down", "ratio", rate / ceilings.download.mb_per_second);
-    let broker = consume.number("/broker/cpu_seconds_per_gb");
+    let broker = consume.number("/broker/cpu_seconds_per_gb")?;
     add("consume, broker", "cpu s/GB", broker);
     add(
         "consume, broker / raw sender",
         "ratio",
         broker / ceilings.download.sender_cpu_seconds_per_gb,
     );
-    add("consume, client", "cpu s/GB", consume.number("/load/cpu_seconds_per_gb"));
-    add("consume, copied per byte served", "ratio", consume.number("/copied_per_byte_served"));
+    add("consume, client", "cpu s/GB", consume.number("/load/cpu_seconds_per_gb")?);
+    add("consume, copied per byte served", "ratio", consume.number("/copied_per_byte_served")?);
 
     let produce = Run::measure(settings, &flags(settings, row, "produce"))?;
-    let rate = produce.number("/produce/mb_per_second");
+    let rate = produce.number("/produce/mb_per_second")?;
     let ceiling = ceilings.upload.mb_per_second.min(ceilings.append_mb_per_second);
     add("produce, fsync acks", "MB/s", rate);
     add("produce / min(quinn up, append)", "ratio", rate / ceiling);
-    let broker = produce.number("/broker/cpu_seconds_per_gb");
+    let broker = produce.number("/broker/cpu_seconds_per_gb")?;
     add("produce, broker", "cpu s/GB", broker);
     add(
         "produce, broker / raw receiver",
         "ratio",
         broker / ceilings.upload.receiver_cpu_seconds_per_gb,
     );
-    add("produce, client", "cpu s/GB", produce.number("/load/cpu_seconds_per_gb"));
+    add("produce, client", "cpu s/GB", produce.number("/load/cpu_seconds_per_gb")?);
 
     if row.latency {
         latency(settings, row, ceilings, &mut add)?;
@@ -159,8 +190,8 @@ fn latency(
     add: &mut impl FnMut(&str, &'static str, f64),
 ) -> Result<()> {
     let most = Run::measure(settings, &flags(settings, row, "both"))?;
-    let per_second = most.number("/consume/records_per_second");
-    add("both at once", "MB/s", most.number("/consume/mb_per_second"));
+    let per_second = most.number("/consume/records_per_second")?;
+    add("both at once", "MB/s", most.number("/consume/mb_per_second")?);
     let half = format!("{:.0}", (per_second / 2.0).max(1.0));
     let peer = Peer::start(settings.cpus.as_ref().map(|(broker, _)| broker.as_str()))?;
     let (duration, warmup) = (Duration::from_secs(6), Duration::from_secs(1));
@@ -185,7 +216,7 @@ fn latency(
             ("p99.9", "/consume/latency/p999_us", ceilings.ping_pong.p999_us, relay.p999_us),
         ];
         for (name, place, ping_pong, relay) in told {
-            let us = run.number(place);
+            let us = run.number(place)?;
             add(&format!("end to end at half load, {durability}, {name}"), "us", us);
             let ratio = format!("end to end / ping-pong, {durability}, {name}");
             add(&ratio, "ratio", us / ping_pong);

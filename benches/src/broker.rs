@@ -35,9 +35,12 @@ impl Run {
         Ok(Self(serde_json::from_slice(&output.stdout).context("millstream bench said no JSON")?))
     }
 
-    /// A number at a place such as `/produce/mb_per_second`; NaN where there is none.
-    #[must_use]
-    pub fn number(&self, place: &str) -> f64 {
-        self.0.pointer(place).and_then(Value::as_f64).unwrap_or(f64::NAN)
+    /// A number at a place such as `/produce/mb_per_second`.
+    ///
+    /// # Errors
+    /// The run told none.
+    pub fn number(&self, place: &str) -> Result<f64> {
+        let found = self.0.pointer(place).and_then(Value::as_f64);
+        found.with_context(|| format!("millstream bench told no number at {place}"))
     }
 }
