@@ -19,7 +19,7 @@ pub(crate) const US: i64 = 1000;
 /// bounded, too.
 pub(crate) const ROW_BYTES: usize = 16;
 /// What a header counts besides its key and value.
-const HEADER_BYTES: usize = 4;
+pub(crate) const HEADER_BYTES: usize = 4;
 
 /// Rows being gathered.
 #[derive(Debug)]

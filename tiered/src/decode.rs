@@ -4,8 +4,11 @@
 //! before Parquet looks at it: the footer, once, and row groups. Row groups begin and end between
 //! batches, so that each is replayed alone.
 
+use std::any::Any;
 use std::io::Read;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
@@ -29,6 +32,7 @@ use crate::columns::{ROW_BYTES, US};
 use crate::encode::ROW_GROUP_BYTES;
 use crate::error::FormatError;
 use crate::footer::{Facts, Group, Identity, RangeEnd};
+use crate::pages;
 use crate::schema;
 
 /// Parquet's magic, which ends every file.
@@ -38,7 +42,7 @@ const TRAILER_BYTES: usize = 8;
 const GROUP_ROWS_MAX: usize = ROW_GROUP_BYTES / ROW_BYTES + BATCH_RECORDS_MAX as usize;
 /// Of a row group's columns, decompressed: that batch, the group before it, and as much again for
 /// lengths and what batches say.
-const GROUP_BYTES_MAX: usize = 2 * (ROW_GROUP_BYTES + BATCH_DECOMPRESSED_BYTES_MAX);
+pub(crate) const GROUP_BYTES_MAX: usize = 2 * (ROW_GROUP_BYTES + BATCH_DECOMPRESSED_BYTES_MAX);
 
 /// An object's footer: what it holds and where.
 #[derive(Debug)]
@@ -64,14 +68,22 @@ impl ObjectReader {
         {
             return Err(FormatError::Truncated);
         }
-        let parquet = ParquetMetaDataReader::decode_metadata(thrift)?;
+        let parquet = guarded(|| Ok(ParquetMetaDataReader::decode_metadata(thrift)?))?;
         let facts = Facts::from_key_values(parquet.file_metadata().key_value_metadata())?;
         if facts.row_groups.len() != parquet.num_row_groups() {
             return Err(FormatError::Inconsistent("another number of row groups"));
         }
+        if let Some(group) = facts.row_groups.iter().max_by_key(|group| group.length) {
+            let (actual, max) = (group.length, GROUP_BYTES_MAX as u64);
+            if actual > max {
+                let what = "stored bytes of a row group";
+                return Err(FormatError::TooLarge { what, actual, max });
+            }
+        }
         let bare = facts.bare()?;
-        let parquet =
-            ArrowReaderMetadata::try_new(std::sync::Arc::new(parquet), ArrowReaderOptions::new())?;
+        // The archive writes no schema of Arrow's: one that is there is not ours.
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let parquet = guarded(|| Ok(ArrowReaderMetadata::try_new(Arc::new(parquet), options)?))?;
         Ok(Self { facts, parquet, bare })
     }
 
@@ -166,6 +178,14 @@ impl ObjectReader {
         Ok(batches.into_iter().map(|(_, bytes)| bytes).collect())
     }
 
+    /// Takes other bytes for a part's; for fuzzing alone.
+    #[cfg(fuzzing)]
+    pub(crate) fn expect_crc(&mut self, part: usize, crc32c: u32) {
+        if let Some(group) = self.facts.row_groups.get_mut(part) {
+            group.crc32c = crc32c;
+        }
+    }
+
     /// The offsets that a part answers for.
     fn offsets_of(&self, part: usize) -> (i64, i64) {
         let groups = &self.facts.row_groups;
@@ -190,18 +210,39 @@ impl ObjectReader {
         let about = self.parquet.metadata().row_group(part);
         let rows = bounded("rows of a row group", about.num_rows(), GROUP_ROWS_MAX)?;
         bounded("bytes of a row group", about.total_byte_size(), GROUP_BYTES_MAX)?;
+        let repeated = pages::check(about, rows, group.start, &bytes)?;
         let reader = GroupBytes { start: group.start, bytes };
-        let mut read =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(reader, self.parquet.clone())
-                .with_row_groups(vec![part])
-                .with_batch_size(rows.max(1))
-                .build()?;
-        let Some(columns) = read.next().transpose()? else { return Ok(Vec::new()) };
+        for column in repeated {
+            guarded(|| pages::measure(reader.clone(), about.column(column), rows))?;
+        }
+        let columns = guarded(|| {
+            let mut read =
+                ParquetRecordBatchReaderBuilder::new_with_metadata(reader, self.parquet.clone())
+                    .with_row_groups(vec![part])
+                    .with_batch_size(rows.max(1))
+                    .build()?;
+            Ok(read.next().transpose()?)
+        })?;
+        let Some(columns) = columns else { return Ok(Vec::new()) };
         if columns.num_rows() != rows {
             return Err(FormatError::Inconsistent("another number of rows"));
         }
         Rows::new(&columns)?.batches()
     }
+}
+
+/// Runs what calls Parquet's reader, which panics on some bytes that nobody wrote. Whatever it was
+/// at is dropped, so that nothing half done is seen.
+fn guarded<T>(read: impl FnOnce() -> Result<T, FormatError>) -> Result<T, FormatError> {
+    #[cfg(fuzzing)]
+    let _expected = crate::fuzz::Guard::new();
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> FormatError {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    FormatError::Panicked(text.unwrap_or_default())
 }
 
 fn bounded(what: &'static str, actual: i64, max: usize) -> Result<usize, FormatError> {
@@ -383,6 +424,7 @@ impl<'a> Rows<'a> {
 }
 
 /// The bytes of one row group as a part of the file that they are of.
+#[derive(Clone)]
 struct GroupBytes {
     start: u64,
     bytes: Bytes,
@@ -400,7 +442,7 @@ impl GroupBytes {
 
 impl Length for GroupBytes {
     fn len(&self) -> u64 {
-        self.start + self.bytes.len() as u64
+        self.start.saturating_add(self.bytes.len() as u64)
     }
 }
 
@@ -417,5 +459,73 @@ impl ChunkReader for GroupBytes {
             return Err(ParquetError::EOF(format!("{length} bytes at {start} are too many")));
         }
         Ok(rest.slice(..length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::footer_start;
+
+    const GOLDEN: &[u8] = include_bytes!("../tests/testdata/range-v1.parquet");
+
+    /// The golden object, and its row group.
+    fn golden() -> (ObjectReader, Vec<u8>) {
+        let object = ObjectReader::open(&GOLDEN[footer_start(GOLDEN).unwrap()..]).unwrap();
+        let span = object.span(0);
+        let at = |at: u64| usize::try_from(at).unwrap();
+        (object, GOLDEN[at(span.start)..at(span.end)].to_vec())
+    }
+
+    /// What a store can do that knows the format: the bytes are others, and their CRC fits.
+    fn replay(mut object: ObjectReader, group: Vec<u8>) -> Result<Vec<Bytes>, FormatError> {
+        object.facts.row_groups[0].crc32c = crc32c(&group);
+        object.replay(0, group.into())
+    }
+
+    #[test]
+    fn pages_that_ask_for_more_than_any_archive_holds_are_refused() {
+        // The first column is a dictionary page, whose header's bytes 3 on tell how large it
+        // becomes, and a data page with its number of values in byte 35.
+        let (object, mut group) = golden();
+        assert_eq!((&group[..4], &group[34..36]), (&b"\x15\x04\x15\x08"[..], &b"\x15\x48"[..]));
+        group[35] = 63 * 2;
+        let Err(FormatError::TooLarge { what, actual, max }) = replay(object, group) else {
+            panic!("more values than rows")
+        };
+        assert_eq!((what, actual, max), ("values of a column", 63, 36));
+
+        let (object, mut group) = golden();
+        // 2 GiB, in four bytes more, which the data page gives up.
+        group[32] = 7 * 2;
+        drop(group.drain(51..55));
+        drop(group.splice(3..4, *b"\xfe\xff\xff\xff\x0f"));
+        let Err(FormatError::TooLarge { what, .. }) = replay(object, group) else {
+            panic!("2 GiB of a page")
+        };
+        assert_eq!(what, "bytes of a row group");
+    }
+
+    /// Some of these bits are enough for a panic in Parquet's reader.
+    #[test]
+    fn a_changed_page_whose_crc_fits_panics_nobody() {
+        let (_, group) = golden();
+        for at in 0..group.len() {
+            let (object, mut group) = golden();
+            group[at] ^= 0x80;
+            drop(replay(object, group));
+        }
+        let (object, _) = golden();
+        let refused = replay(object, group[..100].to_vec());
+        assert!(matches!(refused, Err(FormatError::Inconsistent(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn a_panic_of_the_reader_is_an_error() {
+        let told: Result<(), _> = guarded(|| unreachable!("by nobody's bytes"));
+        assert!(
+            matches!(&told, Err(FormatError::Panicked(why)) if why.contains("nobody's bytes")),
+            "{told:?}"
+        );
     }
 }

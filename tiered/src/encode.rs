@@ -5,6 +5,7 @@ use millstream_types::{LeaderEpoch, Offset, TimestampMs};
 use millstream_wire::{Batch, crc32c};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::file::properties::WriterProperties;
 
 use crate::columns::Columns;
 use crate::error::EncodeError;
@@ -70,12 +71,27 @@ impl Encoder {
     /// # Errors
     /// The Parquet writer's, and a partition beyond 2^31.
     pub fn new(identity: Identity, base: Offset) -> Result<Self, EncodeError> {
+        Self::with_properties(identity, base, schema::properties()?)
+    }
+
+    /// Pages are as their decoders see them; for fuzzing alone.
+    #[cfg(fuzzing)]
+    pub(crate) fn uncompressed(identity: Identity, base: Offset) -> Result<Self, EncodeError> {
+        let properties = schema::properties()?.into_builder();
+        let properties = properties.set_compression(parquet::basic::Compression::UNCOMPRESSED);
+        Self::with_properties(identity, base, properties.build())
+    }
+
+    fn with_properties(
+        identity: Identity,
+        base: Offset,
+        properties: WriterProperties,
+    ) -> Result<Self, EncodeError> {
         let index = identity.partition.0;
         let partition = i32::try_from(index).or(Err(EncodeError::Partition(index)))?;
         // Readers that are not Arrow's should not find its schema, and no reader needs it.
-        let options = ArrowWriterOptions::new()
-            .with_properties(schema::properties()?)
-            .with_skip_arrow_metadata(true);
+        let options =
+            ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
         let writer = ArrowWriter::try_new_with_options(Vec::new(), schema::schema(), options)?;
         let facts = Facts {
             version: FORMAT_VERSION,
@@ -216,7 +232,7 @@ impl Encoder {
 }
 
 /// Where the footer of a whole Parquet file starts.
-fn footer_start(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn footer_start(bytes: &[u8]) -> Option<usize> {
     let trailer_at = bytes.len().checked_sub(TRAILER_BYTES)?;
     let length = bytes.get(trailer_at..trailer_at + 4)?;
     let length = u32::from_le_bytes(length.try_into().ok()?);

@@ -103,6 +103,9 @@ pub enum FormatError {
     /// Parquet cannot be read.
     #[error("reading Parquet: {0}")]
     Parquet(#[from] parquet::errors::ParquetError),
+    /// Parquet's reader gave up in a way that it does not tell of: a panic.
+    #[error("reading Parquet: its reader panicked: {0}")]
+    Panicked(String),
     /// Columns cannot be read.
     #[error("reading columns: {0}")]
     Arrow(#[from] arrow_schema::ArrowError),

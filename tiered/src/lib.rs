@@ -17,7 +17,10 @@ mod error;
 #[cfg(test)]
 mod faults;
 mod footer;
+#[cfg(fuzzing)]
+mod fuzz;
 mod manifest;
+mod pages;
 mod reader;
 mod schema;
 mod store;
@@ -29,6 +32,8 @@ pub use decode::ObjectReader;
 pub use encode::{EncodedObject, Encoder, Summary};
 pub use error::{EncodeError, FormatError};
 pub use footer::{FORMAT_VERSION, Identity, RangeEnd};
+#[cfg(fuzzing)]
+pub use fuzz::{fuzz_manifest, fuzz_object, fuzz_topic_config, is_guarded};
 pub use manifest::{Digest, Entry, Head, MANIFEST_VERSION, ManifestError};
 pub use reader::ArchiveReader;
 pub use store::{Created, Listed, Store, StoreError};

@@ -117,15 +117,15 @@ pub(crate) enum Change {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-struct Manifest {
+pub(crate) struct Manifest {
     version: u32,
-    number: u64,
+    pub(crate) number: u64,
     /// The digest of the manifest before.
     previous: Option<String>,
     #[serde(with = "text")]
-    topic_id: TopicId,
+    pub(crate) topic_id: TopicId,
     #[serde(with = "number")]
-    partition: PartitionIndex,
+    pub(crate) partition: PartitionIndex,
     start: i64,
     end: i64,
     leader_epoch: i32,
@@ -203,9 +203,10 @@ impl Chain {
         &self.entries
     }
 
-    /// The number of the next manifest.
+    /// The number of the next manifest. There is none after the last number: whatever comes under
+    /// it then does not follow from itself.
     pub(crate) fn next_number(&self) -> u64 {
-        self.head.map_or(0, |head| head.number + 1)
+        self.head.map_or(0, |head| head.number.saturating_add(1))
     }
 
     /// The entry that holds `offset`.
@@ -474,6 +475,17 @@ mod tests {
         }
         let newer = text.replace("\"version\": 1", "\"version\": 2");
         assert!(matches!(at.apply(newer.as_bytes()), Err(ManifestError::Version { .. })));
+    }
+
+    #[test]
+    fn nothing_follows_the_last_number() {
+        let (_, written) = grown(1);
+        let text = std::str::from_utf8(&written[0]).unwrap();
+        let last = text.replace("\"number\": 0", &format!("\"number\": {}", u64::MAX));
+        let mut at = chain();
+        at.start_at(u64::MAX, last.as_bytes()).unwrap();
+        let refused = at.apply(last.as_bytes());
+        assert!(matches!(refused, Err(ManifestError::Broken { .. })), "{refused:?}");
     }
 
     /// Version 1 as it was written first.

@@ -178,13 +178,22 @@ impl ArchivedTopic {
     async fn config(&self, store: &Store, number: u64) -> Result<ConfigMap, TopicError> {
         let key = self.config_key(number);
         let bytes = store.get(&key, CONFIG_BYTES_MAX).await?;
-        let unreadable = |reason: String| TopicError::Unreadable { key: key.clone(), reason };
-        let parsed = serde_json::from_slice(&bytes);
+        self.decode(&key, number, &bytes)
+    }
+
+    pub(crate) fn decode(
+        &self,
+        key: &str,
+        number: u64,
+        bytes: &[u8],
+    ) -> Result<ConfigMap, TopicError> {
+        let unreadable = |reason: String| TopicError::Unreadable { key: key.to_owned(), reason };
+        let parsed = serde_json::from_slice(bytes);
         let Version { version } = parsed.map_err(|error| unreadable(error.to_string()))?;
         if version == 0 || version > CONFIG_VERSION {
-            return Err(TopicError::Version { key, version });
+            return Err(TopicError::Version { key: key.to_owned(), version });
         }
-        let parsed = serde_json::from_slice(&bytes);
+        let parsed = serde_json::from_slice(bytes);
         let object: ConfigObject = parsed.map_err(|error| unreadable(error.to_string()))?;
         if (object.number, object.topic_id) != (number, self.topic_id) {
             return Err(unreadable("it is of another number or topic".to_owned()));
@@ -192,7 +201,19 @@ impl ArchivedTopic {
         Ok(object.config)
     }
 
-    fn encode(&self, key: &str, number: u64, config: &ConfigMap) -> Result<Bytes, TopicError> {
+    /// The number and the topic that a config says it is of; for fuzzing alone.
+    #[cfg(fuzzing)]
+    pub(crate) fn of_config(bytes: &[u8]) -> Option<(u64, Self)> {
+        let object: ConfigObject = serde_json::from_slice(bytes).ok()?;
+        Some((object.number, Self::new(object.topic, object.topic_id)))
+    }
+
+    pub(crate) fn encode(
+        &self,
+        key: &str,
+        number: u64,
+        config: &ConfigMap,
+    ) -> Result<Bytes, TopicError> {
         let (topic, topic_id, config) = (self.topic.clone(), self.topic_id, config.clone());
         let object = ConfigObject { version: CONFIG_VERSION, number, topic, topic_id, config };
         let unreadable = |reason: String| TopicError::Unreadable { key: key.to_owned(), reason };
