@@ -525,7 +525,10 @@ pub(crate) async fn load_footer(
         return Err(ArchiveError::Object { object: key.to_owned(), source });
     }
     let footer = store.get_range(key, entry.footer_start..entry.object_bytes).await?;
-    open_footer(key, entry, &footer)
+    let (key, entry) = (key.to_owned(), entry.clone());
+    // A few bytes of a footer can keep Parquet's reader busy for seconds.
+    let opened = tokio::task::spawn_blocking(move || open_footer(&key, &entry, &footer)).await;
+    opened.map_err(|error| ArchiveError::Decode(error.to_string()))?
 }
 
 fn open_footer(key: &str, entry: &Entry, footer: &[u8]) -> Result<ObjectReader, ArchiveError> {
