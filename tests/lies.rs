@@ -26,7 +26,7 @@ struct Liar {
 
 impl Liar {
     async fn connect(broker: &Broker, topic: TopicId) -> Result<Liar> {
-        let roots_pem = std::fs::read_to_string(broker.ca())?.into();
+        let roots_pem = std::fs::read_to_string(broker.ca())?;
         let tls = ClientTls { roots_pem, identity: None };
         let connector = Connector::new(&tls, ConnectorConfig::default())?;
         let connection = connector.connect(&broker.quic().to_string()).await?;
