@@ -186,11 +186,16 @@ impl PartitionHandle {
     /// Rolls, applies retention, forgets idle producers.
     pub(crate) fn maintain(&self) -> Result<(), ServiceError> {
         let now = self.clock.wall();
-        self.with_open(|partition| {
-            if let Err(error) = partition.maintain(now) {
+        let noted = |result: Result<bool, LogError>| {
+            result.unwrap_or_else(|error| {
                 self.note(&error);
-            }
-        })
+                false
+            })
+        };
+        self.with_open(|partition| noted(partition.maintain(now).map(|()| false)))?;
+        // The lock is let go between two segments: the network's thread waits for it.
+        while self.with_open(|partition| noted(partition.forget_oldest(now)))? {}
+        Ok(())
     }
 
     /// Takes up changed settings.

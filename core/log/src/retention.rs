@@ -22,7 +22,8 @@ impl PartitionLog {
     /// the configured size, and end at or before `limit` (the high watermark, or the archived end
     /// where there is an archive). A segment's age counts from its largest record timestamp or
     /// from its last append, whichever is earlier, so that a timestamp in the future cannot keep
-    /// it. Blocks for one removal and one directory sync a segment.
+    /// it. Blocks for one removal and one directory sync a segment, of which it takes no more than
+    /// `segments_max`: an owner whose lock others wait for asks for one at a time.
     ///
     /// The newest segment stays, and with it the log's place: a segment goes only once a later
     /// record is durable. Reads under way of a removed segment go on. Also tries again to seal what
@@ -34,12 +35,13 @@ impl PartitionLog {
         &mut self,
         now: TimestampMs,
         limit: Offset,
+        segments_max: usize,
     ) -> Result<Vec<Removed>, LogError> {
         self.check_failed()?;
         let mut removed = Vec::new();
         let mut size = self.size_bytes();
         while let Some(first) = self.sealed.front() {
-            if !self.may_go(first, now, limit, size) {
+            if removed.len() == segments_max || !self.may_go(first, now, limit, size) {
                 break;
             }
             let bytes = first.file_bytes();

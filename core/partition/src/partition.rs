@@ -286,9 +286,9 @@ impl Partition {
         self.config.batch_bytes_max
     }
 
-    /// What time alone brings about: a segment old enough is sealed, records past retention go,
-    /// producers idle too long are forgotten, and the memory that serves the tail is let go if
-    /// nothing was appended since the last call.
+    /// What time alone brings about: a segment old enough is sealed, producers idle too long are
+    /// forgotten, and the memory that serves the tail is let go if nothing was appended since the
+    /// last call.
     ///
     /// # Errors
     /// [`LogError`] from the disk.
@@ -305,14 +305,28 @@ impl Partition {
         }
         let limit = self.replica.positions().high_watermark;
         if self.log.would_forget_producers(now, limit) {
-            // What is due goes next time, when another segment carries the producers' state.
+            // What is due goes later, when another segment carries the producers' state.
             self.roll()?;
-        } else {
-            self.log.apply_retention(now, limit)?;
         }
+        self.observe(now)
+    }
+
+    /// Removes the oldest segment if it is past retention; whether one went, so that another may
+    /// be due. One at a time, since each is two operations of the disk that nobody else can use
+    /// the partition during. Call it after [`Partition::maintain`].
+    ///
+    /// # Errors
+    /// [`LogError`] from the disk.
+    pub fn forget_oldest(&mut self, now: TimestampMs) -> Result<bool, LogError> {
+        let limit = self.replica.positions().high_watermark;
+        if self.log.would_forget_producers(now, limit) {
+            return Ok(false);
+        }
+        let removed = self.log.apply_retention(now, limit, 1)?;
         self.observe(now)?;
         let start = self.log.start();
-        self.drive(now, Input::Trimmed { start })
+        self.drive(now, Input::Trimmed { start })?;
+        Ok(!removed.is_empty())
     }
 
     /// Takes up changed settings. The log's take effect with its next batch or segment; where the

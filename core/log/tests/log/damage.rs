@@ -202,7 +202,7 @@ fn a_removed_segment_stays_readable_for_reads_under_way() {
     config.retention_bytes = Some(0);
     let now = bench.now();
     bench.log().set_config(config);
-    let removed = bench.log().apply_retention(now, end).unwrap();
+    let removed = bench.log().apply_retention(now, end, usize::MAX).unwrap();
     assert!(!removed.is_empty() && bench.log().start() > offset(0));
     let millstream_log::ReadPlan::File(read) = plan else { panic!("not in memory") };
     assert_eq!(read.load().unwrap().batches, expected);

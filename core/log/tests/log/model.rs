@@ -149,7 +149,7 @@ fn run(bench: &mut Bench, step: Step) {
             config.retention_bytes = Some(kept_bytes);
             let (now, limit) = (bench.now(), bench.log().durable_end());
             bench.log().set_config(config);
-            bench.log().apply_retention(now, limit).unwrap();
+            bench.log().apply_retention(now, limit, usize::MAX).unwrap();
         }
         Step::DropTail => bench.log().drop_tail(),
         Step::Close => {

@@ -33,7 +33,7 @@ fn run(bench: &mut Bench, durable: &mut Offset) -> Option<()> {
         *durable = bench.log().durable_end();
         if round % 5 == 4 {
             let (now, limit) = (bench.now(), *durable);
-            bench.log().apply_retention(now, limit).ok()?;
+            bench.log().apply_retention(now, limit, usize::MAX).ok()?;
         }
         if round == 9 {
             bench.settle().ok()?;

@@ -23,7 +23,8 @@ fn bench(retention_ms: Option<u64>, retention_bytes: Option<u64>) -> Bench {
 fn start_after(bench: &mut Bench, limit: i64) -> i64 {
     let now = bench.now();
     let before = bench.log().size_bytes();
-    let removed = bench.log().apply_retention(now, Offset::new(limit).unwrap()).unwrap();
+    let removed =
+        bench.log().apply_retention(now, Offset::new(limit).unwrap(), usize::MAX).unwrap();
     let bytes: u64 = removed.iter().map(|one| one.bytes).sum();
     assert_eq!(bench.log().size_bytes(), before - bytes);
     let start = bench.log().start();
@@ -40,6 +41,17 @@ fn segments_go_when_their_newest_record_is_too_old() {
     assert_eq!(start_after(&mut bench, 8), 4);
     bench.now += 1_000_000;
     assert_eq!(start_after(&mut bench, 8), 6, "the newest segment stays");
+}
+
+#[test]
+fn no_more_go_at_once_than_the_owner_asks_for() {
+    let mut bench = bench(Some(0), None);
+    let (now, limit) = (bench.now(), Offset::new(8).unwrap());
+    let starts = [2, 4, 6, 6].map(|_| {
+        bench.log().apply_retention(now, limit, 1).unwrap();
+        bench.log().start().value()
+    });
+    assert_eq!(starts, [2, 4, 6, 6], "the newest stays");
 }
 
 #[test]

@@ -219,7 +219,14 @@ impl World {
         let site = &mut self.sites[index];
         let Some(partition) = &mut site.partition else { return Ok(()) };
         let (start, segments) = (partition.log().start(), partition.log().segment_count());
-        let result = partition.maintain(now);
+        let mut result = partition.maintain(now);
+        while result.is_ok() {
+            match partition.forget_oldest(now) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => result = Err(error),
+            }
+        }
         let (new_start, left) = (partition.log().start(), partition.log().segment_count());
         if new_start > start {
             self.counts.trimmed += u64::try_from(segments - left).unwrap_or_default();
