@@ -18,6 +18,8 @@ use millstream_wire::api::{
 use crate::ids::Ids;
 use crate::service::BrokerService;
 
+/// Partitions of a topic that asks for no number: Kafka's `num.partitions`.
+const PARTITIONS_DEFAULT: u32 = 1;
 /// Replicas of a topic that asks for no number, once there are as many brokers.
 const REPLICATION_FACTOR_DEFAULT: u16 = 3;
 
@@ -50,6 +52,10 @@ impl BrokerService {
         &self,
         request: CreateTopicRequest,
     ) -> Result<CreateTopicResponse, ServiceError> {
+        let partitions = match request.partitions {
+            0 => PARTITIONS_DEFAULT,
+            partitions => partitions,
+        };
         let factor = match request.replication_factor {
             0 => self.default_replication_factor(),
             factor => factor,
@@ -57,7 +63,7 @@ impl BrokerService {
         let body = CommandBody::CreateTopic {
             name: request.name.clone(),
             topic: TopicId::from_bytes(Ids::random()?),
-            partitions: request.partitions,
+            partitions,
             replication_factor: factor,
             configs: request.configs.clone(),
         };
@@ -67,7 +73,7 @@ impl BrokerService {
         match (applied, topic) {
             (Ok(_), Some(topic)) => Ok(created(topic, true)),
             (Err(error), Some(topic)) if error.code == ErrorCode::TopicExists => {
-                if request.if_not_exists || is_as_asked(topic, &request, factor) {
+                if request.if_not_exists || is_as_asked(topic, partitions, factor, &request) {
                     return Ok(created(topic, false));
                 }
                 let message = format!("topic `{}` exists with other settings", request.name);
@@ -309,9 +315,9 @@ fn partition_count(topic: &Topic) -> u32 {
 }
 
 /// Whether creating the topic again would change nothing: creation is idempotent.
-fn is_as_asked(topic: &Topic, request: &CreateTopicRequest, factor: u16) -> bool {
+fn is_as_asked(topic: &Topic, partitions: u32, factor: u16, request: &CreateTopicRequest) -> bool {
     let asked = TopicConfig::from_overrides(&request.configs);
-    partition_count(topic) == request.partitions
+    partition_count(topic) == partitions
         && topic.replication_factor == factor
         && asked.as_ref() == Ok(&topic.config)
 }

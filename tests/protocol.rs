@@ -1,0 +1,55 @@
+//! What the protocol promises for requests that our own client and command line never make.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use millstream_net::client::{Connection, Connector, ConnectorConfig};
+use millstream_net::{CallError, ClientTls};
+use millstream_tests::Broker;
+use millstream_wire::api::{CommandId, CreateTopicRequest, CreateTopicResponse, Request, Response};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+async fn connect(broker: &Broker) -> Result<Connection> {
+    let roots_pem = std::fs::read_to_string(broker.ca())?;
+    let tls = ClientTls { roots_pem, identity: None };
+    let connector = Connector::new(&tls, ConnectorConfig::default())?;
+    Ok(connector.connect(&broker.quic().to_string()).await?)
+}
+
+async fn call(to: &Connection, request: impl Into<Request>) -> Result<Response, CallError> {
+    to.request(&request.into(), PATIENCE).await
+}
+
+/// A topic `t` of so many partitions; the last byte tells commands apart.
+fn create(partitions: u32, command: u8) -> CreateTopicRequest {
+    CreateTopicRequest {
+        name: "t".to_owned(),
+        partitions,
+        replication_factor: 0,
+        configs: BTreeMap::new(),
+        if_not_exists: false,
+        command: CommandId([command; 16]),
+    }
+}
+
+#[tokio::test]
+async fn a_topic_that_names_no_numbers_gets_the_brokers() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let broker = Broker::start(&dir.path().join("data"))?;
+    let connection = connect(&broker).await?;
+    let mut answers = Vec::new();
+    for command in [1, 1, 2] {
+        match call(&connection, create(0, command)).await.context("create")? {
+            Response::CreateTopic(answer) => answers.push(answer),
+            other => bail!("{other:?}"),
+        }
+    }
+    let topic = answers[0].topic;
+    let answer =
+        |created| CreateTopicResponse { topic, partitions: 1, replication_factor: 1, created };
+    // The same command again is answered as at first, another one finds the topic as it asks for.
+    assert_eq!(answers, [answer(true), answer(true), answer(false)]);
+    Ok(())
+}
