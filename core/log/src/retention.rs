@@ -4,6 +4,8 @@ use millstream_types::{Offset, TimestampMs};
 
 use crate::error::LogError;
 use crate::file::SegmentFile;
+#[cfg(doc)]
+use crate::format::SegmentTimes;
 use crate::log::{PartitionLog, Sealed};
 
 /// A segment that retention removed.
@@ -20,10 +22,9 @@ pub struct Removed {
 impl PartitionLog {
     /// Removes the oldest sealed segments that are older than the configured time, or in excess of
     /// the configured size, and end at or before `limit` (the high watermark, or the archived end
-    /// where there is an archive). A segment's age counts from its largest record timestamp or
-    /// from its last append, whichever is earlier, so that a timestamp in the future cannot keep
-    /// it. Blocks for one removal and one directory sync a segment, of which it takes no more than
-    /// `segments_max`: an owner whose lock others wait for asks for one at a time.
+    /// where there is an archive). A segment's age counts from [`SegmentTimes::newest`]. Blocks for
+    /// one removal and one directory sync a segment, of which it takes no more than `segments_max`:
+    /// an owner whose lock others wait for asks for one at a time.
     ///
     /// The newest segment stays, and with it the log's place: a segment goes only once a later
     /// record is durable. Reads under way of a removed segment go on. Also tries again to seal what
@@ -80,8 +81,7 @@ impl PartitionLog {
     }
 
     fn is_due(&self, segment: &Sealed, now: TimestampMs, size: u64) -> bool {
-        let times = segment.times;
-        let newest = times.max_timestamp.min(times.last_append);
+        let newest = segment.times.newest();
         let too_old = self.config.retention_ms.is_some_and(|kept| now.since_ms(newest) > kept);
         // As in Kafka, the log keeps at least the configured size.
         let too_large =

@@ -60,6 +60,18 @@ impl SegmentTimes {
         }
     }
 
+    /// What the segment's age counts from: its largest record timestamp or its last append,
+    /// whichever is earlier, so that a timestamp in the future cannot keep it. Where a batch has no
+    /// timestamp (-1) or one from before 1970, which cannot be told from it here, only the append
+    /// counts: its records may be the newest.
+    #[must_use]
+    pub fn newest(&self) -> TimestampMs {
+        if self.min_timestamp.0 < 0 {
+            return self.last_append;
+        }
+        self.max_timestamp.min(self.last_append)
+    }
+
     /// Adds a batch's times, appended at `now`.
     pub(crate) fn note(&mut self, base: TimestampMs, max: TimestampMs, now: TimestampMs) {
         self.min_timestamp = self.min_timestamp.min(base).min(max);

@@ -69,6 +69,29 @@ fn a_timestamp_in_the_future_keeps_no_segment() {
     assert_eq!(start_after(&mut bench, 10), 9);
 }
 
+/// Kafka's producers may leave the timestamp out, which is -1 and not the end of 1969.
+#[test]
+fn a_batch_without_a_timestamp_is_as_old_as_its_append() {
+    let mut bench = bench(Some(2500), None);
+    // A batch alone in its segment, then one beside a batch whose timestamp is past retention.
+    for timestamps in [&[-1][..], &[bench.now - 2000, -1]] {
+        bench.roll().unwrap();
+        for timestamp in timestamps {
+            let (end, now) = (bench.log().end(), bench.now());
+            let sent = crate::common::batch(end, bench.epoch, 1, 99, 10, *timestamp);
+            bench.log().append(now, sent.clone()).unwrap();
+            bench.appended.push(sent);
+        }
+    }
+    bench.roll().unwrap();
+    bench.append(1, 10).unwrap();
+    bench.settle().unwrap();
+    bench.now += 2500;
+    assert_eq!(start_after(&mut bench, 12), 8, "those with an old timestamp went");
+    bench.now += 1;
+    assert_eq!(start_after(&mut bench, 12), 11, "then these");
+}
+
 #[test]
 fn the_oldest_go_while_the_log_keeps_its_size() {
     let mut bench = bench(None, Some(0));
