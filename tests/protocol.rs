@@ -6,8 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use millstream_net::client::{Connection, Connector, ConnectorConfig};
 use millstream_net::{CallError, ClientTls};
-use millstream_tests::Broker;
-use millstream_wire::api::{CommandId, CreateTopicRequest, CreateTopicResponse, Request, Response};
+use millstream_tests::{Broker, success};
+use millstream_wire::api::{
+    AlterTopicRequest, CommandId, CreateTopicRequest, CreateTopicResponse, Request, Response,
+};
+use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -51,5 +54,40 @@ async fn a_topic_that_names_no_numbers_gets_the_brokers() -> Result<()> {
         |created| CreateTopicResponse { topic, partitions: 1, replication_factor: 1, created };
     // The same command again is answered as at first, another one finds the topic as it asks for.
     assert_eq!(answers, [answer(true), answer(true), answer(false)]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_alteration_is_done_whole_or_not_at_all() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let data = dir.path().join("data");
+    let broker = Broker::start(&data)?;
+    let connection = connect(&broker).await?;
+    call(&connection, create(1, 1)).await?;
+    let alter = |partitions, command| AlterTopicRequest {
+        name: "t".to_owned(),
+        set: BTreeMap::from([("retention.ms".to_owned(), "5000".to_owned())]),
+        remove: Vec::new(),
+        partitions: Some(partitions),
+        command: CommandId([command; 16]),
+    };
+    let altered = |broker: &Broker| -> Result<(u64, usize)> {
+        let output = broker.millstream(&["topic", "describe", "t", "-o", "json"])?;
+        let described: Value = serde_json::from_str(&success(&output)?)?;
+        let configs = described["configs"].as_array().context("configs")?;
+        let set = configs.iter().filter(|config| config["is_default"] == false).count();
+        Ok((set as u64, described["partitions"].as_array().context("partitions")?.len()))
+    };
+    // More than a topic can have: the quorum refuses it, not the broker that passes it on.
+    let refused = call(&connection, alter(100_001, 2)).await;
+    assert!(matches!(refused, Err(CallError::Service(_))), "{refused:?}");
+    assert_eq!(altered(&broker)?, (0, 1));
+
+    call(&connection, alter(3, 3)).await?;
+    assert_eq!(altered(&broker)?, (1, 3));
+    // Its answer was lost: the same request again changes nothing and succeeds.
+    call(&connection, alter(3, 3)).await?;
+    drop(broker);
+    assert_eq!(altered(&Broker::start(&data)?)?, (1, 3));
     Ok(())
 }

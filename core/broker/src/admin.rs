@@ -116,7 +116,6 @@ impl BrokerService {
         let topic = state.topic_named(&request.name).ok_or_else(|| unknown_topic(&request.name))?;
         let (topic, had) = (topic.id, partition_count(topic));
         let total = request.partitions.unwrap_or(had);
-        // Refused before anything is changed: the two halves of the request are two commands.
         if total < had {
             let message = format!(
                 "topic `{}` has {had} partitions and can only grow; ask for {had} or more",
@@ -124,16 +123,17 @@ impl BrokerService {
             );
             return Err(ServiceError::new(ErrorCode::InvalidRequest, message));
         }
-        if !request.set.is_empty() || !request.remove.is_empty() {
-            let remove: BTreeSet<String> = request.remove.into_iter().collect();
-            let body = CommandBody::AlterTopicConfigs { topic, set: request.set, remove };
+        let set = request.set;
+        let remove: BTreeSet<String> = request.remove.into_iter().collect();
+        // One command, so that all of the request is done or nothing.
+        let body = match (set.is_empty() && remove.is_empty(), total > had) {
+            (true, false) => None,
+            (true, true) => Some(CommandBody::AddPartitions { topic, total }),
+            (false, false) => Some(CommandBody::AlterTopicConfigs { topic, set, remove }),
+            (false, true) => Some(CommandBody::AlterTopic { topic, set, remove, total }),
+        };
+        if let Some(body) = body {
             self.change(request.command.0, body).await?;
-        }
-        if total > had {
-            // A second command of the same request: its id follows from the first's.
-            let mut command = request.command.0;
-            command[0] ^= 0xff;
-            self.change(command, CommandBody::AddPartitions { topic, total }).await?;
         }
         Ok(AlterTopicResponse { topic, partitions: total })
     }

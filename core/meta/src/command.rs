@@ -6,12 +6,13 @@ use std::fmt;
 use std::str::FromStr;
 
 use millstream_types::{BrokerId, ClusterId, DirectoryId, TimestampMs, TopicId};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::form;
 
-/// The version of the commands' JSON form that this build writes.
-pub const COMMAND_VERSION: u32 = 1;
+/// The newest version of the commands' JSON form that this build reads. A command is written in
+/// the oldest that has it, so that an older build fails on nothing that it could read.
+pub const COMMAND_VERSION: u32 = 2;
 
 /// Names one intent to change the metadata. A caller that does not know whether its command was
 /// applied sends it again under the same id and gets the first application's outcome.
@@ -36,8 +37,8 @@ impl FromStr for CommandId {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Command {
     /// The version of the JSON form.
-    #[serde(rename = "v")]
-    version: Version,
+    #[serde(rename = "v", with = "version")]
+    version: u32,
     /// Which intent this is.
     #[serde(with = "form::text")]
     pub id: CommandId,
@@ -50,10 +51,10 @@ pub struct Command {
 }
 
 impl Command {
-    /// A command of this build's version.
+    /// A command in the version that its body needs.
     #[must_use]
     pub const fn new(id: CommandId, at_ms: TimestampMs, body: CommandBody) -> Self {
-        Self { version: Version, id, at_ms, body }
+        Self { version: body.version(), id, at_ms, body }
     }
 }
 
@@ -126,6 +127,18 @@ pub enum CommandBody {
         /// How many partitions it is to have in all; more than it has.
         total: u32,
     },
+    /// Changes a topic's configs and grows it, both or neither. Since version 2.
+    AlterTopic {
+        /// The topic.
+        #[serde(with = "form::text")]
+        topic: TopicId,
+        /// Configs to set, by name.
+        set: BTreeMap<String, String>,
+        /// Configs to return to their defaults; setting and removing one is refused.
+        remove: BTreeSet<String>,
+        /// How many partitions it is to have in all; no fewer than it has.
+        total: u32,
+    },
     /// Hands a broker a block of producer ids that nobody else has or will get.
     AllocateProducerIds {
         /// The broker.
@@ -147,7 +160,22 @@ impl CommandBody {
             Self::DeleteTopic { .. } => "delete-topic",
             Self::AlterTopicConfigs { .. } => "alter-topic-configs",
             Self::AddPartitions { .. } => "add-partitions",
+            Self::AlterTopic { .. } => "alter-topic",
             Self::AllocateProducerIds { .. } => "allocate-producer-ids",
+        }
+    }
+
+    /// The version of the JSON form that brought it.
+    const fn version(&self) -> u32 {
+        match self {
+            Self::AlterTopic { .. } => 2,
+            Self::InitCluster { .. }
+            | Self::RegisterBroker { .. }
+            | Self::CreateTopic { .. }
+            | Self::DeleteTopic { .. }
+            | Self::AlterTopicConfigs { .. }
+            | Self::AddPartitions { .. }
+            | Self::AllocateProducerIds { .. } => 1,
         }
     }
 }
@@ -163,22 +191,23 @@ pub struct Endpoint {
     pub port: u16,
 }
 
-/// Stands for [`COMMAND_VERSION`] in the JSON form; reading any other fails.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Version;
+/// The version in the JSON form; reading one that is not known fails.
+mod version {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-impl Serialize for Version {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_u32(COMMAND_VERSION)
+    use super::COMMAND_VERSION;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    pub(super) fn serialize<S: Serializer>(version: &u32, to: S) -> Result<S::Ok, S::Error> {
+        version.serialize(to)
     }
-}
 
-impl<'de> Deserialize<'de> for Version {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
         match u32::deserialize(from)? {
-            COMMAND_VERSION => Ok(Self),
+            known @ 1..=COMMAND_VERSION => Ok(known),
             other => Err(serde::de::Error::custom(format_args!(
-                "command version {other} is not known to this build, which knows {COMMAND_VERSION}"
+                "command version {other} is not known to this build, which knows 1 to \
+                 {COMMAND_VERSION}"
             ))),
         }
     }

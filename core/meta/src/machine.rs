@@ -187,6 +187,9 @@ impl MetaState {
                 self.alter_topic_configs(topic, set, &remove)
             }
             CommandBody::AddPartitions { topic, total } => self.add_partitions(topic, total),
+            CommandBody::AlterTopic { topic, set, remove, total } => {
+                self.alter_topic(topic, set, &remove, total)
+            }
             CommandBody::AllocateProducerIds { broker, count } => {
                 self.allocate_producer_ids(broker, count)
             }
@@ -352,41 +355,48 @@ impl MetaState {
         set: BTreeMap<String, String>,
         remove: &BTreeSet<String>,
     ) -> Outcome {
-        let Some(existing) = self.topics.get(&topic) else {
-            return Err(MetaError::UnknownTopic { topic });
-        };
-        let mut overrides = existing.overrides.clone();
-        for name in remove {
-            if crate::config_table::definition(name).is_none() {
-                return Err(ConfigError::Unknown { name: clip(name) }.into());
-            }
-            if set.contains_key(name) {
-                return Err(ConfigError::SetAndRemoved { name: clip(name) }.into());
-            }
-            overrides.remove(name);
-        }
-        overrides.append(&mut canonical_all(set)?);
-        let config = topic_config(&overrides, existing.replication_factor)?;
+        let existing = self.topics.get(&topic).ok_or(MetaError::UnknownTopic { topic })?;
+        let altered = altered_configs(existing, set, remove)?;
         if let Some(changed) = Arc::make_mut(&mut self.topics).get_mut(&topic) {
             let changed = Arc::make_mut(changed);
-            changed.overrides = overrides;
-            changed.config = config;
+            (changed.overrides, changed.config) = altered;
         }
         Ok(Applied::TopicConfigsAltered { topic })
     }
 
     fn add_partitions(&mut self, topic: TopicId, total: u32) -> Outcome {
-        let Some(existing) = self.topics.get(&topic) else {
-            return Err(MetaError::UnknownTopic { topic });
-        };
-        let had = u32::try_from(existing.partitions.len()).unwrap_or(u32::MAX);
-        let Some(count) = total.checked_sub(had).filter(|count| *count > 0) else {
-            let reason = format!("the topic has {had} and can only grow");
-            return Err(MetaError::InvalidPartitions { asked: total, reason });
-        };
-        let mut placed = self.place_new(total, count, existing.replication_factor)?;
+        let existing = self.topics.get(&topic).ok_or(MetaError::UnknownTopic { topic })?;
+        let factor = existing.replication_factor;
+        let count = growth(existing, total)?;
+        if count == 0 {
+            return Err(cannot_grow(existing, total));
+        }
+        let mut placed = self.place_new(total, count, factor)?;
         if let Some(grown) = Arc::make_mut(&mut self.topics).get_mut(&topic) {
             Arc::make_mut(grown).partitions.append(&mut placed);
+        }
+        Ok(Applied::PartitionsAdded { topic, total })
+    }
+
+    fn alter_topic(
+        &mut self,
+        topic: TopicId,
+        set: BTreeMap<String, String>,
+        remove: &BTreeSet<String>,
+        total: u32,
+    ) -> Outcome {
+        let existing = self.topics.get(&topic).ok_or(MetaError::UnknownTopic { topic })?;
+        let factor = existing.replication_factor;
+        let altered = altered_configs(existing, set, remove)?;
+        // Placing is the last that can be refused, and the first that changes anything.
+        let mut placed = match growth(existing, total)? {
+            0 => Vec::new(),
+            count => self.place_new(total, count, factor)?,
+        };
+        if let Some(changed) = Arc::make_mut(&mut self.topics).get_mut(&topic) {
+            let changed = Arc::make_mut(changed);
+            (changed.overrides, changed.config) = altered;
+            changed.partitions.append(&mut placed);
         }
         Ok(Applied::PartitionsAdded { topic, total })
     }
@@ -426,6 +436,38 @@ fn new_partition(replicas: Arc<[BrokerId]>) -> Partition {
         leader_epoch: LeaderEpoch(0),
         partition_epoch: 0,
     }
+}
+
+/// How many partitions a topic lacks to have `total`.
+fn growth(existing: &Topic, total: u32) -> Result<u32, MetaError> {
+    let had = u32::try_from(existing.partitions.len()).unwrap_or(u32::MAX);
+    total.checked_sub(had).ok_or_else(|| cannot_grow(existing, total))
+}
+
+fn cannot_grow(existing: &Topic, asked: u32) -> MetaError {
+    let reason = format!("the topic has {} and can only grow", existing.partitions.len());
+    MetaError::InvalidPartitions { asked, reason }
+}
+
+/// A topic's overrides and its config, with some set and others removed.
+fn altered_configs(
+    existing: &Topic,
+    set: BTreeMap<String, String>,
+    remove: &BTreeSet<String>,
+) -> Result<(BTreeMap<String, String>, TopicConfig), ConfigError> {
+    let mut overrides = existing.overrides.clone();
+    for name in remove {
+        if crate::config_table::definition(name).is_none() {
+            return Err(ConfigError::Unknown { name: clip(name) });
+        }
+        if set.contains_key(name) {
+            return Err(ConfigError::SetAndRemoved { name: clip(name) });
+        }
+        overrides.remove(name);
+    }
+    overrides.append(&mut canonical_all(set)?);
+    let config = topic_config(&overrides, existing.replication_factor)?;
+    Ok((overrides, config))
 }
 
 fn canonical_all(

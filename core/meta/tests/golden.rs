@@ -44,19 +44,33 @@ fn commands() -> Vec<Command> {
         .collect()
 }
 
+/// What version 2 added.
+fn commands_of_version_2() -> Vec<Command> {
+    let body = CommandBody::AlterTopic {
+        topic: TopicId::from_bytes([0xa1; 16]),
+        set: [("durability".to_owned(), "replicated".to_owned())].into(),
+        remove: ["retention.ms".to_owned()].into(),
+        total: 3,
+    };
+    vec![Command::new(CommandId(8), TimestampMs(1_700_000_000_000), body)]
+}
+
 fn golden(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name);
     std::fs::read_to_string(path).unwrap()
 }
 
 #[test]
-fn commands_have_the_form_of_version_1() {
-    let expected = commands();
-    let golden = golden("commands-v1.jsonl");
-    assert_eq!(golden.lines().count(), expected.len());
-    for (line, command) in golden.lines().zip(expected) {
-        assert_eq!(serde_json::to_string(&command).unwrap(), line);
-        assert_eq!(serde_json::from_str::<Command>(line).unwrap(), command);
+fn commands_have_the_form_of_their_version() {
+    for (name, expected) in
+        [("commands-v1.jsonl", commands()), ("commands-v2.jsonl", commands_of_version_2())]
+    {
+        let golden = golden(name);
+        assert_eq!(golden.lines().count(), expected.len());
+        for (line, command) in golden.lines().zip(expected) {
+            assert_eq!(serde_json::to_string(&command).unwrap(), line);
+            assert_eq!(serde_json::from_str::<Command>(line).unwrap(), command);
+        }
     }
 }
 
@@ -84,9 +98,9 @@ fn a_snapshot_has_the_form_of_version_1() {
 
 #[test]
 fn forms_of_a_later_version_are_refused() {
-    let command = golden("commands-v1.jsonl").replace("{\"v\":1", "{\"v\":2");
+    let command = golden("commands-v1.jsonl").replace("{\"v\":1", "{\"v\":3");
     let error = serde_json::from_str::<Command>(command.lines().next().unwrap()).unwrap_err();
-    assert!(error.to_string().contains("command version 2 is not known"), "{error}");
+    assert!(error.to_string().contains("command version 3 is not known"), "{error}");
     let snapshot = golden("snapshot-v1.json").replacen("{\"v\":1", "{\"v\":2", 1);
     let error = MetaMachine::from_snapshot(snapshot.as_bytes()).unwrap_err();
     assert!(matches!(error, SnapshotError::UnknownVersion(2)));

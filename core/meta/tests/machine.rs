@@ -180,6 +180,34 @@ fn configs_are_set_and_removed_together() {
 }
 
 #[test]
+fn configs_and_partitions_change_together_or_not_at_all() {
+    let mut driver = Driver::started();
+    let topic = topic_id(1);
+    driver.apply(create("t", 1, 2)).unwrap();
+    let alter = |value: &str, total| CommandBody::AlterTopic {
+        topic,
+        set: configs(&[("retention.ms", value)]),
+        remove: BTreeSet::new(),
+        total,
+    };
+    let before = driver.machine.state().clone();
+    for (value, total, code) in [
+        ("5", 1, ErrorCode::InvalidRequest),
+        ("5", u32::MAX, ErrorCode::InvalidRequest),
+        ("soon", 3, ErrorCode::InvalidConfig),
+    ] {
+        assert_eq!(driver.apply(alter(value, total)).unwrap_err().code(), code);
+        assert_eq!(*driver.machine.state(), before);
+    }
+    for (value, total) in [("5", 3), ("6", 3)] {
+        let outcome = driver.apply(alter(value, total));
+        assert_eq!(outcome, Ok(Applied::PartitionsAdded { topic, total }));
+        let altered = driver.machine.state().topic(topic).unwrap();
+        assert_eq!((altered.partitions.len(), &altered.overrides["retention.ms"][..]), (3, value));
+    }
+}
+
+#[test]
 fn a_broker_that_comes_back_begins_new_leaderships() {
     let mut driver = Driver::started();
     driver.apply(create("t", 1, 2)).unwrap();

@@ -87,6 +87,14 @@ fn body() -> impl Strategy<Value = CommandBody> {
         ),
         3 => (topic(), count.clone())
             .prop_map(|(topic, total)| CommandBody::AddPartitions { topic, total }),
+        3 => (topic(), configs(), btree_set(config_name(), 0..2), count.clone()).prop_map(
+            |(topic, set, remove, total): (_, _, BTreeSet<_>, _)| CommandBody::AlterTopic {
+                topic,
+                set,
+                remove,
+                total,
+            }
+        ),
         2 => (broker(), count)
             .prop_map(|(broker, count)| CommandBody::AllocateProducerIds { broker, count }),
     ]
