@@ -7,9 +7,12 @@ use anyhow::{Context, Result, bail};
 use millstream_net::client::{Connection, Connector, ConnectorConfig};
 use millstream_net::{CallError, ClientTls};
 use millstream_tests::{Broker, success};
+use millstream_types::{PartitionIndex, TimestampMs, TopicId};
 use millstream_wire::api::{
-    AlterTopicRequest, CommandId, CreateTopicRequest, CreateTopicResponse, Request, Response,
+    Acks, AlterTopicRequest, CommandId, CreateTopicRequest, CreateTopicResponse,
+    InitProducerRequest, OpenProduce, ProduceAck, ProducerIdentity, Request, Response, TraceId,
 };
+use millstream_wire::{BatchBuilder, Codec, ProducerStamp};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -89,5 +92,50 @@ async fn an_alteration_is_done_whole_or_not_at_all() -> Result<()> {
     call(&connection, alter(3, 3)).await?;
     drop(broker);
     assert_eq!(altered(&Broker::start(&data)?)?, (1, 3));
+    Ok(())
+}
+
+/// The same batch on a stream of its own, as after a lost connection.
+async fn send(to: &Connection, topic: TopicId, producer: ProducerIdentity) -> Result<ProduceAck> {
+    let open = OpenProduce {
+        topic,
+        partition: PartitionIndex(0),
+        leader_epoch: None,
+        producer: Some(producer),
+        acks: Acks::All,
+        trace: TraceId::default(),
+    };
+    let (_, mut sender, mut acks) = to.open_produce(open).await?;
+    let mut builder = BatchBuilder::new(Codec::None, 0);
+    builder.append(TimestampMs(1_000), None, Some(b"once"), &[])?;
+    let stamp = ProducerStamp { id: producer.id, epoch: producer.epoch, base_sequence: 0 };
+    sender.send(builder.build(stamp)?).await?;
+    Ok(acks.next().await?.context("the stream ended")??)
+}
+
+/// The producer's record has the time of its first append, whichever answer it hears.
+#[tokio::test]
+async fn a_batch_sent_again_is_told_the_time_of_its_first_append() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let data = dir.path().join("data");
+    let broker = Broker::start(&data)?;
+    let connection = connect(&broker).await?;
+    let stamped = ("message.timestamp.type".to_owned(), "LogAppendTime".to_owned());
+    let request = CreateTopicRequest { configs: BTreeMap::from([stamped]), ..create(1, 1) };
+    let topic = match call(&connection, request).await? {
+        Response::CreateTopic(answer) => answer.topic,
+        other => bail!("{other:?}"),
+    };
+    let producer = match call(&connection, InitProducerRequest { producer: None }).await? {
+        Response::InitProducer(answer) => answer.producer,
+        other => bail!("{other:?}"),
+    };
+    let first = send(&connection, topic, producer).await?;
+    assert!(first.append_time.0 > 1_700_000_000_000, "{first:?}");
+    assert_eq!(send(&connection, topic, producer).await?, first, "from memory");
+    drop(broker);
+    let broker = Broker::start(&data)?;
+    let connection = connect(&broker).await?;
+    assert_eq!(send(&connection, topic, producer).await?, first, "from the file");
     Ok(())
 }

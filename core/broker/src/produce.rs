@@ -5,13 +5,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use millstream_log::{Cursor, ReadPlan};
 use millstream_meta::MetaState;
-use millstream_partition::Placed;
+use millstream_partition::{Placed, TimestampPolicy};
 use millstream_quorum::Quorum;
 use millstream_service::{ProduceAck, ProduceSession, ServiceError};
 use millstream_types::{ErrorCode, Offset, ProducerId, TimestampMs};
-use millstream_wire::BatchHeader;
 use millstream_wire::api::Acks;
+use millstream_wire::{BatchHeader, TimestampType};
 use tokio::sync::watch;
 
 use crate::handle::{PartitionHandle, Progress, check, is_costly};
@@ -46,8 +47,34 @@ impl LogProduceSession {
         } else {
             check(bytes)?
         };
-        self.partition.append(batch)
+        let mut placed = self.partition.append(batch)?;
+        if placed.duplicate {
+            placed.append_time = first_append_time(&self.partition, placed.base_offset).await;
+        }
+        Ok(placed)
     }
+}
+
+/// The time that a batch, which was stored before, was given then. It is read from the log: to
+/// remember it would make every producer's state larger, for an answer that is hardly ever needed.
+/// `None` on topics that keep the producers' times, and where retention has taken the batch.
+async fn first_append_time(partition: &PartitionHandle, at: Offset) -> Option<TimestampMs> {
+    let plan = partition.with(|partition| {
+        let is_stamped = partition.timestamps() == TimestampPolicy::LogAppendTime;
+        // Any size will do: the read takes whole batches, and one at least.
+        is_stamped.then(|| partition.log().read(Cursor::from(at), partition.log().end(), 1))
+    });
+    let stored = match plan.ok()??.ok()? {
+        ReadPlan::Memory { batches, .. } => batches.into_iter().next()?,
+        ReadPlan::File(read) => {
+            let loaded = tokio::task::spawn_blocking(move || read.load()).await;
+            loaded.ok()?.ok()?.batches
+        }
+        ReadPlan::Empty => return None,
+    };
+    let header = BatchHeader::parse(&stored).ok()?;
+    let is_stamped = header.attributes.timestamp_type() == TimestampType::LogAppendTime;
+    (header.base_offset == at && is_stamped).then_some(header.max_timestamp)
 }
 
 impl ProduceSession for LogProduceSession {

@@ -26,7 +26,8 @@ pub struct Placed {
     pub base_offset: Offset,
     /// The offset after its last record.
     pub next_offset: Offset,
-    /// The timestamp that the broker gave its records, on topics that take the broker's.
+    /// The timestamp that the broker gave its records, on topics that take the broker's. A
+    /// duplicate's is in the log, at `base_offset`.
     pub append_time: Option<TimestampMs>,
     /// Whether it was in the log already.
     pub duplicate: bool,
@@ -284,6 +285,12 @@ impl Partition {
     #[must_use]
     pub const fn batch_bytes_max(&self) -> usize {
         self.config.batch_bytes_max
+    }
+
+    /// Whose clock stamps records now.
+    #[must_use]
+    pub const fn timestamps(&self) -> TimestampPolicy {
+        self.config.timestamps
     }
 
     /// What time alone brings about: a segment old enough is sealed, producers idle too long are
