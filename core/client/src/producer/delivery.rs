@@ -45,6 +45,10 @@ impl BatchState {
         }
     }
 
+    pub(super) fn is_settled(&self) -> bool {
+        self.outcome.get().is_some()
+    }
+
     #[cfg(test)]
     pub(super) fn outcome(&self) -> Option<&Outcome> {
         self.outcome.get()

@@ -91,8 +91,9 @@ pub(super) enum NotQueued {
 struct State {
     full: VecDeque<QueuedBatch>,
     open: Option<QueuedBatch>,
-    /// The youngest batch ever; when it is settled, all before it are.
-    last: Option<Arc<BatchState>>,
+    /// Every batch whose fate is open, oldest first. One that cannot be encoded is settled before
+    /// those in flight ahead of it, so that the youngest does not speak for all.
+    unsettled: VecDeque<Arc<BatchState>>,
     started: bool,
     closed: bool,
     /// The most that one batch may hold: as set, or less where the topic takes less.
@@ -130,7 +131,7 @@ impl PartitionQueue {
         let state = State {
             full: VecDeque::new(),
             open: None,
-            last: None,
+            unsettled: VecDeque::new(),
             started: false,
             closed: false,
             batch_bytes: settings.batch_bytes,
@@ -191,7 +192,8 @@ impl PartitionQueue {
         open.reserved += bound;
         let delivery = Delivery::new(Arc::clone(&open.state), index, timestamp);
         if !fits {
-            state.last = Some(Arc::clone(&delivery.batch));
+            while state.unsettled.pop_front_if(|oldest| oldest.is_settled()).is_some() {}
+            state.unsettled.push_back(Arc::clone(&delivery.batch));
         }
         let first = !std::mem::replace(&mut state.started, true);
         drop(state);
@@ -249,15 +251,17 @@ impl PartitionQueue {
         state.closed && state.full.is_empty() && state.open.is_none()
     }
 
-    /// Lets what is queued go without lingering. Returns the fate to await for a flush.
-    pub(super) fn flush(&self) -> Option<Delivery> {
-        let last = {
+    /// Lets what is queued go without lingering. Returns the fates to await for a flush.
+    pub(super) fn flush(&self) -> Vec<Delivery> {
+        let unsettled = {
             let mut state = self.lock();
             state.seal();
-            state.last.clone()
+            state.unsettled.retain(|batch| !batch.is_settled());
+            state.unsettled.clone()
         };
         self.wake.notify_one();
-        last.map(|last| Delivery::new(last, 0, TimestampMs::NONE))
+        let fate = |batch| Delivery::new(batch, 0, TimestampMs::NONE);
+        unsettled.into_iter().map(fate).collect()
     }
 
     /// Takes no more records; what is queued goes without lingering.
@@ -374,7 +378,8 @@ mod tests {
         assert_eq!(records(queue.take(linger, short)), 1);
 
         append(&queue, 1, 30 * MS).unwrap();
-        assert!(queue.flush().is_some());
+        // One for each batch of which nothing is known yet.
+        assert_eq!(queue.flush().len(), 4);
         assert_eq!(records(queue.take(linger, idle(30 * MS))), 1);
     }
 

@@ -207,8 +207,8 @@ impl Topics {
     /// Waits for the fate of everything queued so far.
     pub(super) async fn flush(&self) -> Result<(), FlushError> {
         // All are told before any is waited for.
-        let last: Vec<_> = self.queues().iter().filter_map(|queue| queue.flush()).collect();
-        for delivery in last {
+        let fates: Vec<_> = self.queues().iter().flat_map(|queue| queue.flush()).collect();
+        for delivery in fates {
             // A failure is counted; this is about when, not what.
             drop(delivery.await);
         }

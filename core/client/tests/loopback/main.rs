@@ -234,6 +234,38 @@ async fn a_refused_batch_fails_alone() {
     assert_eq!(cluster.values(0), [value(0), value(2)]);
 }
 
+/// Bytes that no codec makes smaller.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[3]
+    };
+    std::iter::repeat_with(next).take(length).collect()
+}
+
+#[tokio::test]
+async fn a_flush_waits_for_batches_ahead_of_one_that_cannot_be_encoded() {
+    let (cluster, _running, client) = single(1).await;
+    cluster.hold_acks(true);
+    let producer = client.producer().compression(Codec::Lz4).build().await.unwrap();
+    let first = producer.send(ProducerRecord::new("t", value(0))).await.unwrap();
+    // It fits a batch as it is, and no more once it is packed.
+    let noise = noise((16 << 20) - 200);
+    let error = producer.send(ProducerRecord::new("t", noise)).await.unwrap().await.unwrap_err();
+    assert!(matches!(error, DeliveryError::Encoding { .. }), "{error}");
+
+    let flush = producer.flush();
+    tokio::pin!(flush);
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut flush).await;
+    assert!(early.is_err(), "the first record's fate is open: {early:?}");
+    cluster.hold_acks(false);
+    let flushed = tokio::time::timeout(PATIENCE, flush).await.unwrap().unwrap_err();
+    assert_eq!((flushed.failed, first.await.unwrap().offset), (1, 0));
+}
+
 #[tokio::test]
 async fn records_without_a_key_fill_one_batch_before_they_move_on() {
     let (cluster, _running, client) = single(4).await;
