@@ -241,6 +241,11 @@ fn of_consumer(error: &ConsumerError) -> Option<String> {
                 .to_owned(),
         ),
         ConsumerError::Service { code, .. } => Some(of_code(*code)),
+        ConsumerError::Unreachable { .. } => Some(
+            "see that the broker runs, then read again, with --from and --partition where this \
+             ended; --timeout waits longer, --follow for ever"
+                .to_owned(),
+        ),
         ConsumerError::Broker(error) => of_admin(error),
         ConsumerError::OffsetGap { .. } => None,
     }

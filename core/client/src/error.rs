@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use millstream_types::ErrorCode;
 
@@ -340,7 +341,8 @@ impl FlushError {
 }
 
 /// Why a consumer could not go on with a partition. Connection loss and retriable errors are
-/// not among them: the consumer reconnects and resumes by itself.
+/// not among them, unless [`unreachable_after`](crate::ConsumerBuilder::unreachable_after) asks:
+/// the consumer reconnects and resumes by itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConsumerError {
     /// The position lies outside what the partition holds.
@@ -382,6 +384,21 @@ pub enum ConsumerError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Nothing was heard of the partition's leader for so long as
+    /// [`unreachable_after`](crate::ConsumerBuilder::unreachable_after) says, or longer. The
+    /// consumer goes on trying; the next such error comes only after the partition was read again.
+    #[error(
+        "partition {partition}: nothing was heard of its leader for {}s: {reason}",
+        silence.as_secs()
+    )]
+    Unreachable {
+        /// The partition.
+        partition: u32,
+        /// Since when the partition's leader was last heard.
+        silence: Duration,
+        /// What stands in the way.
+        reason: String,
+    },
     /// The broker refused. The partition is not read further.
     #[error("partition {partition}: {code}: {message}")]
     Service {
@@ -404,6 +421,7 @@ impl ConsumerError {
         match self {
             Self::Service { code, .. } => code.is_retriable(),
             Self::Broker(error) => error.is_retriable(),
+            Self::Unreachable { .. } => true,
             Self::OffsetOutOfRange { .. } | Self::OffsetGap { .. } | Self::CorruptBatch { .. } => {
                 false
             }

@@ -5,7 +5,9 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -139,6 +141,78 @@ fn values_survive_byte_for_byte() {
     broker.ok(&["topic", "create", "copy"], b"");
     broker.ok(&["produce", "copy", "--json"], &lines);
     assert_eq!(broker.ok(&["consume", "copy", "--format", "%v"], b""), value);
+}
+
+#[test]
+fn a_topic_that_grows_is_followed_into_its_new_partitions() {
+    let broker = Broker::start();
+    broker.ok(&["topic", "create", "t"], b"");
+    let follow = ["consume", "t", "--follow", "-n", "2", "--format", "%p:%v\\n"];
+    let mut child = broker.command(&follow).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    broker.ok(&["produce", "t"], b"before\n");
+    assert_eq!(lines.next().unwrap().unwrap(), "0:before");
+    broker.ok(&["topic", "alter", "t", "--partitions", "3"], b"");
+    broker.ok(&["produce", "t", "--partition", "2"], b"after\n");
+    assert_eq!(lines.next().unwrap().unwrap(), "2:after");
+    assert!(child.wait().unwrap().success());
+}
+
+/// A consumer that its reader keeps waiting in the middle of a topic.
+fn stalled_consumer(broker: &Broker, args: &[&str]) -> (Child, ChildStdout) {
+    broker.ok(&["topic", "create", "t"], b"");
+    let line = "x".repeat(100_000);
+    let lines: String = (0..400).map(|n| format!("{n} {line}\n")).collect();
+    broker.ok(&["produce", "t"], lines.as_bytes());
+    let args = [&["consume", "t", "--timeout", "1s"], args].concat();
+    let mut command = broker.command(&args);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 1000]).unwrap();
+    (child, stdout)
+}
+
+#[test]
+fn a_broker_that_dies_in_the_middle_ends_a_consumer_with_advice() {
+    let mut broker = Broker::start();
+    let (child, mut stdout) = stalled_consumer(&broker, &[]);
+    broker.child.kill().unwrap();
+    let (tell, told) = sync_channel(1);
+    std::thread::spawn(move || {
+        std::io::copy(&mut stdout, &mut std::io::sink()).unwrap();
+        tell.send(child.wait_with_output().unwrap()).unwrap();
+    });
+    let output = told.recv_timeout(Duration::from_secs(30)).expect("it waits for ever");
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("partition 0: nothing was heard of its leader"), "{errors}");
+    assert!(errors.contains("\nnext: see that the broker runs"), "{errors}");
+}
+
+#[test]
+fn a_broker_that_dies_is_waited_for_with_one_warning_by_who_follows() {
+    let mut broker = Broker::start();
+    broker.ok(&["topic", "create", "t", "--partitions", "3"], b"");
+    let mut command = broker.command(&["consume", "t", "--follow", "--timeout", "1s"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    broker.ok(&["produce", "t"], b"read\n");
+    let mut printed = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(printed.next().unwrap().unwrap(), "read");
+    broker.child.kill().unwrap();
+    let errors = BufReader::new(child.stderr.take().unwrap()).lines();
+    let (tell, told) = sync_channel(100);
+    let reader = std::thread::spawn(move || {
+        errors.for_each(|line| tell.send(line.unwrap()).unwrap());
+    });
+    let warning = told.recv_timeout(Duration::from_secs(30)).expect("a warning");
+    assert!(warning.starts_with("warning: partition "), "{warning}");
+    assert!(warning.ends_with("; waiting for it"), "{warning}");
+    // All three partitions have been silent for long by then.
+    let more = told.recv_timeout(Duration::from_secs(4));
+    assert_eq!(more, Err(RecvTimeoutError::Timeout), "neither a second warning nor an end");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    reader.join().unwrap();
 }
 
 #[test]

@@ -3,29 +3,45 @@
 mod template;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use millstream_client::{
-    Admin, Client, Consumer, OffsetSpec, PartitionOffset, RecordBatch, RecordRef, Start,
+    Admin, Client, Consumer, ConsumerError, OffsetSpec, PartitionOffset, RecordBatch, RecordRef,
+    Start,
 };
 
 use crate::args::{ConsumeArgs, StartAt};
 use crate::connect::connect;
 use crate::failure::advised;
-use crate::output::{Out, Progress};
+use crate::output::{Out, Progress, note};
 
 pub(crate) use template::RecordView;
 use template::render;
 pub use template::{Piece, Template};
+
+/// How often --follow looks for partitions that were added.
+const GROWTH_INTERVAL: Duration = Duration::from_secs(3);
+/// Below it, a busy broker would be taken for one that is gone.
+const PATIENCE_MIN: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(args: ConsumeArgs) -> Result<()> {
     let client = connect(&args.connection).await?;
     let mut printer = Printer::new(&args);
     if args.follow {
         let mut consumer = follow(&client, &args).await?;
+        let mut is_silent = false;
         while !printer.is_done() {
             let Some(batch) = consumer.next_batch().await else { break };
+            // One line for all partitions, until one of them is read again.
+            if let Err(error @ ConsumerError::Unreachable { .. }) = &batch {
+                if !std::mem::replace(&mut is_silent, true) {
+                    note(&format!("warning: {error}; waiting for it"));
+                }
+                continue;
+            }
             printer.batch(&batch?, i64::MAX)?;
+            is_silent = false;
             // Whoever watches sees a record when it comes.
             printer.out.flush()?;
         }
@@ -46,11 +62,21 @@ async fn follow(client: &Client, args: &ConsumeArgs) -> Result<Consumer> {
         StartAt::Offset(offset) => Start::Offset(offset),
         StartAt::TimestampMs(ms) => Start::Timestamp(ms),
     };
-    let mut builder = client.consumer().topic(&args.topic).start(start);
+    let mut builder = client
+        .consumer()
+        .topic(&args.topic)
+        .start(start)
+        .unreachable_after(patience(args))
+        .growth_interval(GROWTH_INTERVAL);
     if !args.partition.is_empty() {
         builder = builder.partitions(args.partition.iter().copied());
     }
     Ok(builder.build().await?)
+}
+
+/// How long a broker may be silent: as long as it may take for an answer.
+fn patience(args: &ConsumeArgs) -> Duration {
+    args.connection.timeout.max(PATIENCE_MIN)
 }
 
 /// Offsets to read, the end excluded.
@@ -116,6 +142,7 @@ async fn read_ranges(
         .topic(&args.topic)
         .partitions(ranges.keys().copied())
         .start(Start::Offsets(starts))
+        .unreachable_after(patience(args))
         .build()
         .await?;
     let total = ranges.values().map(|range| range.end.abs_diff(range.start)).sum();

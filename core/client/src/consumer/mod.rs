@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_core::Stream;
-use millstream_types::limits::SUBSCRIPTION_FRAME_BYTES;
 use millstream_types::{Offset, TimestampMs};
 use millstream_wire::api::StartAt;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -19,16 +19,19 @@ use crate::record::ConsumerRecord;
 mod batch;
 mod cursor;
 mod fetcher;
+mod growth;
 
 pub use batch::{RecordBatch, Records};
 use cursor::Item;
-use fetcher::{Chunk, Delivered, Fetcher, Settings, Status};
+use fetcher::{Chunk, Delivered, Fetching, Status};
 
 /// Chunks that may wait for the reader beside one for each partition; their bytes are bounded
 /// by the buffers.
 const CHUNKS_AHEAD: usize = 64;
 /// The least that a buffer setting may be: a subscription's usual frame.
 const BUFFER_BYTES_MIN: usize = 64 * 1024;
+/// The least interval at which a consumer asks for anything: brokers have other clients.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 /// Where a consumer starts.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -68,6 +71,8 @@ pub struct ConsumerBuilder {
     out_of_range: OutOfRange,
     partition_buffer_bytes: usize,
     buffer_bytes: usize,
+    unreachable_after: Option<Duration>,
+    growth_interval: Option<Duration>,
 }
 
 impl ConsumerBuilder {
@@ -80,6 +85,8 @@ impl ConsumerBuilder {
             out_of_range: OutOfRange::Error,
             partition_buffer_bytes: 4 * 1024 * 1024,
             buffer_bytes: 64 * 1024 * 1024,
+            unreachable_after: None,
+            growth_interval: None,
         }
     }
 
@@ -90,7 +97,8 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Reads only these partitions. Default all that the topic has when the consumer is made.
+    /// Reads only these partitions. Default all that the topic has when the consumer is made;
+    /// see [`growth_interval`](Self::growth_interval).
     #[must_use]
     pub fn partitions(mut self, partitions: impl IntoIterator<Item = u32>) -> Self {
         self.partitions = Some(partitions.into_iter().collect());
@@ -127,54 +135,61 @@ impl ConsumerBuilder {
         self
     }
 
+    /// Reports [`ConsumerError::Unreachable`] once nothing was heard of a partition's leader for
+    /// so long, and goes on trying; to give up is the reader's to decide. An idle leader is heard
+    /// every 5 s or so, and is asked before it is reported, which may take the client's request
+    /// timeout on top. Default never: the consumer waits silently for as long as it takes.
+    #[must_use]
+    pub fn unreachable_after(mut self, silence: Duration) -> Self {
+        self.unreachable_after = Some(silence);
+        self
+    }
+
+    /// Looks this often whether partitions were added to the topic, and reads those too, from
+    /// their first record. Without effect where [`partitions`](Self::partitions) names some.
+    /// Default never.
+    #[must_use]
+    pub fn growth_interval(mut self, interval: Duration) -> Self {
+        self.growth_interval = Some(interval);
+        self
+    }
+
     /// Makes the consumer, and returns once its subscriptions are open.
     ///
     /// # Errors
     /// A setting is out of its range, the topic or a partition is unknown, or no broker
     /// answers within the client's request timeout.
     pub async fn build(self) -> Result<Consumer, BuildError> {
-        for (setting, bytes) in [
-            ("partition_buffer_bytes", self.partition_buffer_bytes),
-            ("buffer_bytes", self.buffer_bytes),
-        ] {
-            if !(BUFFER_BYTES_MIN..=Semaphore::MAX_PERMITS).contains(&bytes) {
-                let reason = format!("at least {BUFFER_BYTES_MIN}");
-                return Err(BuildError::Setting { setting, reason });
-            }
-        }
+        self.check()?;
         let cluster = &self.client.cluster;
         let known = cluster.topic(&self.topic, self.client.clock.monotonic()).await?;
         let partitions = self.chosen(known.partitions())?;
-        let name: Arc<str> = Arc::from(self.topic.as_str());
-        let total = Arc::new(Semaphore::new(self.buffer_bytes));
         let (chunks, received) = mpsc::channel(partitions.len() + CHUNKS_AHEAD);
+        let fetching = Fetching {
+            client: self.client.clone(),
+            topic: Arc::from(self.topic.as_str()),
+            topic_id: known.topic,
+            out_of_range: self.out_of_range,
+            buffer_bytes: self.partition_buffer_bytes,
+            buffer_bytes_total: self.buffer_bytes,
+            unreachable_after: self.unreachable_after,
+            room_total: Arc::new(Semaphore::new(self.buffer_bytes)),
+        };
         let mut tasks = JoinSet::new();
         let mut statuses = BTreeMap::new();
         let mut opening = Vec::with_capacity(partitions.len());
         for partition in partitions {
-            let status = Arc::new(Status::new());
             let (opened, open) = oneshot::channel();
-            let settings = Settings {
-                topic: Arc::clone(&name),
-                topic_id: known.topic,
-                partition,
-                out_of_range: self.out_of_range,
-                buffer_bytes: self.partition_buffer_bytes,
-                buffer_bytes_total: self.buffer_bytes,
-                frame_bytes: SUBSCRIPTION_FRAME_BYTES.min(self.partition_buffer_bytes),
-            };
-            let fetcher = Fetcher::new(
-                self.client.clone(),
-                settings,
-                self.start_of(partition)?,
-                Arc::clone(&status),
-                Arc::clone(&total),
-                chunks.clone(),
-            );
+            let start = self.start_of(partition)?;
+            let (fetcher, status) = fetching.fetcher(partition, start, chunks.clone());
             tasks.spawn(fetcher.run(opened));
             statuses.insert(partition, status);
             opening.push(open);
         }
+        if let Some(interval) = self.growth_interval.filter(|_| self.partitions.is_none()) {
+            tasks.spawn(growth::run(fetching, known.partitions(), interval, chunks.downgrade()));
+        }
+        drop(chunks);
         let opened = async {
             for open in opening {
                 // Dropped by a fetcher that ended: its error waits for the reader.
@@ -185,6 +200,29 @@ impl ConsumerBuilder {
             return Err(BuildError::Broker(AdminError::TimedOut));
         }
         Ok(Consumer { received, statuses, current: None, reading: None, tasks })
+    }
+
+    /// Whether every setting is in its range.
+    fn check(&self) -> Result<(), BuildError> {
+        for (setting, bytes) in [
+            ("partition_buffer_bytes", self.partition_buffer_bytes),
+            ("buffer_bytes", self.buffer_bytes),
+        ] {
+            if !(BUFFER_BYTES_MIN..=Semaphore::MAX_PERMITS).contains(&bytes) {
+                let reason = format!("at least {BUFFER_BYTES_MIN}");
+                return Err(BuildError::Setting { setting, reason });
+            }
+        }
+        for (setting, interval) in [
+            ("unreachable_after", self.unreachable_after),
+            ("growth_interval", self.growth_interval),
+        ] {
+            if interval.is_some_and(|interval| interval < INTERVAL_MIN) {
+                let reason = format!("at least {INTERVAL_MIN:?}");
+                return Err(BuildError::Setting { setting, reason });
+            }
+        }
+        Ok(())
     }
 
     fn chosen(&self, partitions: u32) -> Result<BTreeSet<u32>, BuildError> {
@@ -332,8 +370,11 @@ impl Consumer {
             match self.received.poll_recv(context) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Ready(Some(Delivered::Failed(error))) => {
+                Poll::Ready(Some(Delivered::Error(error))) => {
                     return Poll::Ready(Some(Err(error)));
+                }
+                Poll::Ready(Some(Delivered::Added(partition, status))) => {
+                    self.statuses.insert(partition, status);
                 }
                 Poll::Ready(Some(Delivered::Chunk(chunk))) => self.current = Some(chunk),
             }

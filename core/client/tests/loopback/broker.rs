@@ -163,6 +163,11 @@ impl Cluster {
         self.hold.send_replace(hold);
     }
 
+    /// Adds a partition that holds nothing.
+    pub(crate) fn add_partition(&self) {
+        self.state().logs.push(Log::default());
+    }
+
     /// Drops everything before `start`.
     pub(crate) fn truncate_front(&self, partition: usize, start: i64) {
         let mut state = self.state();
@@ -245,10 +250,15 @@ impl Running {
 
     /// Ends all connections abruptly and listens again at the same address.
     pub(crate) async fn cut(&mut self) {
-        self.task.abort();
-        drop((&mut self.task).await);
+        self.stop().await;
         let (_, task) = listen(&self.broker, self.address).await;
         self.task = task;
+    }
+
+    /// Ends all connections abruptly, for good.
+    pub(crate) async fn stop(&mut self) {
+        self.task.abort();
+        drop((&mut self.task).await);
     }
 }
 

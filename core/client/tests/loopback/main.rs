@@ -386,3 +386,57 @@ async fn a_closed_client_reaches_no_broker() {
     assert!(matches!(error, AdminError::Unreachable { .. }), "{error}");
     assert!(error.to_string().contains("closed"), "{error}");
 }
+
+#[tokio::test]
+async fn a_silent_leader_is_told_once_and_the_next_one_is_read() {
+    let cluster = Cluster::new(1);
+    let mut brokers = Vec::new();
+    for _ in 0..3 {
+        brokers.push(Running::start(&cluster).await);
+    }
+    let client = Client::builder()
+        .bootstrap(brokers.iter().map(Running::endpoint))
+        .ca_pem(cluster.ca_pem())
+        .request_timeout(Duration::from_secs(2))
+        .connect_timeout(Duration::from_millis(150))
+        .connect()
+        .await
+        .unwrap();
+    let builder = client.consumer().topic("t").start(Start::Earliest);
+    let mut consumer = builder.unreachable_after(Duration::from_millis(300)).build().await.unwrap();
+    for (leader, number) in [(0, 0), (1, 1)] {
+        // A leader that has nothing to say is heard all the same.
+        let quiet = tokio::time::timeout(Duration::from_secs(1), consumer.next_batch()).await;
+        assert!(quiet.is_err(), "{quiet:?}");
+        brokers[leader].stop().await;
+        let told = tokio::time::timeout(PATIENCE, consumer.next_batch()).await;
+        let error = told.expect("told in time").unwrap().unwrap_err();
+        assert!(matches!(error, ConsumerError::Unreachable { partition: 0, .. }), "{error}");
+        let once = tokio::time::timeout(Duration::from_secs(1), consumer.next_batch()).await;
+        assert!(once.is_err(), "{once:?}");
+
+        cluster.set_leader(leader + 1);
+        let producer = client.producer().build().await.unwrap();
+        producer.send(ProducerRecord::new("t", value(number))).await.unwrap().await.unwrap();
+        assert_eq!(read(&mut consumer, 1).await, [(0, i64::from(number), value(number))]);
+    }
+}
+
+#[tokio::test]
+async fn partitions_that_are_added_are_read_from_their_first_record() {
+    let (cluster, running, connected) = single(1).await;
+    let builder = connected.consumer().topic("t").growth_interval(Duration::from_millis(100));
+    let mut consumer = builder.build().await.unwrap();
+    cluster.add_partition();
+    let client = client(&cluster, &[&running]).await;
+    let producer = client.producer().build().await.unwrap();
+    for (partition, number) in [(1, 0), (0, 1)] {
+        let record = ProducerRecord::new("t", value(number)).with_partition(partition);
+        producer.send(record).await.unwrap().await.unwrap();
+    }
+    let mut records = read(&mut consumer, 2).await;
+    records.sort();
+    assert_eq!(records, [(0, 0, value(1)), (1, 0, value(0))]);
+    let positions: Vec<_> = consumer.positions().iter().map(|one| one.offset).collect();
+    assert_eq!(positions, [Some(1), Some(1)]);
+}
