@@ -129,18 +129,20 @@ impl Load {
 async fn measure(args: &LoadArgs, target: &Target) -> Result<()> {
     let load = Load::new(args, &target.topic)?;
     let mut report = Report::new(args);
-    match args.mode {
+    let sent = match args.mode {
         BenchMode::Produce => {
             let watch = Phase::begin(&load, target).await?;
             let sent = beside(watch.skip_warmup(), produce(&load, target)).await?;
             watch.end_produce(&mut report).await?;
-            consume_all(&load, target, sent, &mut report, "verifying").await?;
+            consume_all(&load, target, &sent, &mut report, "verifying").await?;
+            sent
         }
         BenchMode::Consume => {
             let sent = produce(&load, target).await?;
             let watch = Phase::begin(&load, target).await?;
-            consume_all(&load, target, sent, &mut report, "consuming").await?;
+            consume_all(&load, target, &sent, &mut report, "consuming").await?;
             watch.end_consume(&mut report).await?;
+            sent
         }
         BenchMode::Both => {
             let (tell, told) = watch::channel(None);
@@ -156,8 +158,10 @@ async fn measure(args: &LoadArgs, target: &Target) -> Result<()> {
             let (sent, verified) = beside(watch.skip_warmup(), all).await?;
             watch.end_both(&mut report).await?;
             report.verified(&sent, &verified, args)?;
+            sent
         }
-    }
+    };
+    verifier::check_ends(&target.ends().await?, &sent.per_partition)?;
     let mut out = Out::new(&args.output);
     out.object(&report, Report::text)?;
     out.flush()
@@ -184,7 +188,7 @@ async fn produce(load: &Rc<Load>, target: &Target) -> Result<Sent> {
 async fn consume_all(
     load: &Rc<Load>,
     target: &Target,
-    sent: Sent,
+    sent: &Sent,
     report: &mut Report,
     what: &'static str,
 ) -> Result<()> {
@@ -199,7 +203,7 @@ async fn consume_all(
         }
     };
     let verified = beside(shown, finish(consumers)).await?;
-    report.verified(&sent, &verified, &load.args)
+    report.verified(sent, &verified, &load.args)
 }
 
 /// Waits for all consumers; the first that fails ends them all.

@@ -1,7 +1,7 @@
 //! What is measured: a broker of our own or a running one, and the topic made for the run.
 
 use anyhow::{Context as _, Result, bail};
-use millstream_client::{Client, MetricValue, NewTopic};
+use millstream_client::{Client, MetricValue, NewTopic, OffsetSpec, PartitionOffset};
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -68,6 +68,11 @@ impl Target {
             Some(own) => own.stop().await,
             None => Ok(()),
         }
+    }
+
+    /// Where each partition of the topic ends.
+    pub(super) async fn ends(&self) -> Result<Vec<PartitionOffset>> {
+        Ok(self.admin.admin().list_offsets(&self.topic, &[], OffsetSpec::Latest).await?)
     }
 
     /// What the broker's process has used, where it can be seen.

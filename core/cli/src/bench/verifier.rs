@@ -1,6 +1,8 @@
 //! What a consumer of a benchmark checks of every record: none missing, none twice, in order,
 //! unchanged.
 
+use millstream_client::PartitionOffset;
+
 use super::payload::{self, Stamp};
 
 /// The first thing that was wrong.
@@ -19,6 +21,24 @@ pub(crate) enum Mismatch {
     Sequence { partition: u32, offset: i64, producer: u32, sequence: u64, expected: u64 },
     #[error("partition {partition}: {received} records were received, {sent} were sent")]
     Count { partition: u32, received: u64, sent: u64 },
+    #[error("partition {partition}: the log ends at offset {end}, {sent} records were sent to it")]
+    End { partition: u32, end: i64, sent: u64 },
+}
+
+/// Whether each partition of a new topic ends behind what was sent to it: a reader that has all of
+/// that does not see a duplicate at the very end.
+///
+/// # Errors
+/// [`Mismatch::End`] of the first that does not.
+pub(crate) fn check_ends(ends: &[PartitionOffset], sent: &[u64]) -> Result<(), Mismatch> {
+    for (partition, sent) in (0..).zip(sent.iter().copied()) {
+        let end = ends.iter().find(|end| end.partition == partition).and_then(|end| end.offset);
+        let end = end.unwrap_or(-1);
+        if u64::try_from(end) != Ok(sent) {
+            return Err(Mismatch::End { partition, end, sent });
+        }
+    }
+    Ok(())
 }
 
 /// One partition as it was read so far.
@@ -146,6 +166,19 @@ mod tests {
         assert_eq!(verifier.is_complete(&[0], &[4, 1]), Ok(false));
         let missing = Mismatch::Count { partition: 1, received: 1, sent: 2 };
         assert_eq!(verifier.missing(&[0, 1], &[3, 2]), Some(missing));
+    }
+
+    #[test]
+    fn a_log_ends_where_sending_ended() {
+        let end = |partition, offset| PartitionOffset { partition, offset, timestamp: None };
+        let ends = [end(1, Some(2)), end(0, Some(3))];
+        assert_eq!(check_ends(&ends, &[3, 2]), Ok(()));
+        let duplicate = Mismatch::End { partition: 1, end: 2, sent: 1 };
+        assert_eq!(check_ends(&ends, &[3, 1]), Err(duplicate));
+        let lost = Mismatch::End { partition: 0, end: 3, sent: 4 };
+        assert_eq!(check_ends(&ends, &[4, 2]), Err(lost));
+        let unknown = Mismatch::End { partition: 2, end: -1, sent: 0 };
+        assert_eq!(check_ends(&ends, &[3, 2, 0]), Err(unknown));
     }
 
     #[test]
