@@ -143,6 +143,24 @@ fn values_survive_byte_for_byte() {
     assert_eq!(broker.ok(&["consume", "copy", "--format", "%v"], b""), value);
 }
 
+/// As the help of `produce` shows it.
+#[test]
+fn a_topic_is_copied_to_one_with_fewer_partitions() {
+    let broker = Broker::start();
+    broker.ok(&["topic", "create", "orders", "--partitions", "5"], b"");
+    broker.ok(&["topic", "create", "copy", "--partitions", "2"], b"");
+    let lines: String = (0..50).map(|n| format!("key-{n}:{n}\n")).collect();
+    broker.ok(&["produce", "orders", "--key-separator", ":"], lines.as_bytes());
+    let printed = broker.ok(&["consume", "orders", "-o", "json"], b"");
+    broker.ok(&["produce", "copy", "--json", "--ignore-partition"], &printed);
+    let read = |topic| {
+        let text = broker.ok(&["consume", topic, "--format", "%k:%v\\n"], b"");
+        let text = String::from_utf8(text).unwrap();
+        text.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!((read("orders").len(), read("copy")), (50, read("orders")));
+}
+
 #[test]
 fn a_topic_that_grows_is_followed_into_its_new_partitions() {
     let broker = Broker::start();

@@ -61,7 +61,7 @@ JSON input, one object a line; every field may be left out:
 Examples:
   echo hello | millstream produce greetings
   echo 'alice:hello' | millstream produce greetings --key-separator :
-  millstream consume orders -o json | millstream produce orders-copy --json
+  millstream consume orders -o json | millstream produce copy --json --ignore-partition
   millstream produce images --file a.png --file b.png --key camera-1
   millstream produce logs --file app.log --lines --compression zstd")]
 pub struct ProduceArgs {
@@ -89,6 +89,9 @@ pub struct ProduceArgs {
     /// The partition of every record, instead of by key
     #[arg(short, long, value_name = "INDEX")]
     pub partition: Option<u32>,
+    /// Choose partitions by key, as without --json, instead of taking each line's own
+    #[arg(long, requires = "json", conflicts_with = "partition")]
+    pub ignore_partition: bool,
     /// How to print.
     #[command(flatten)]
     pub output: OutputArgs,

@@ -90,7 +90,8 @@ async fn send_all(
     while let Some((record, source)) = input.next().await? {
         place += 1;
         bytes += size(&record);
-        let record = producer_record(&topic, record, args.partition);
+        let partition = partition_of(args, &record);
+        let record = producer_record(&topic, record, partition);
         let failed = |error: Error| error.context(format!("record {place} ({source})"));
         let delivery = sender.send(record).await.map_err(|error| failed(error.into()))?;
         if awaiting.send(Sent { place, source, delivery }).await.is_err() {
@@ -138,6 +139,11 @@ fn size(record: &InputRecord) -> u64 {
     (len(&record.key) + len(&record.value) + headers) as u64
 }
 
+/// The partition that was asked for: on the command line, or else by the record.
+fn partition_of(args: &ProduceArgs, record: &InputRecord) -> Option<u32> {
+    args.partition.or(record.partition.filter(|_| !args.ignore_partition))
+}
+
 fn producer_record(
     topic: &Arc<str>,
     record: InputRecord,
@@ -149,7 +155,7 @@ fn producer_record(
     };
     ProducerRecord {
         topic: Arc::clone(topic),
-        partition: partition.or(record.partition),
+        partition,
         key: record.key.map(Into::into),
         value: record.value.map(Into::into),
         headers: record.headers.into_iter().map(header).collect(),
@@ -197,7 +203,10 @@ fn duration(seconds: f64, bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::args::{Cli, Command};
 
     #[test]
     fn the_summary_counts_by_partition() {
@@ -221,10 +230,17 @@ mod tests {
     }
 
     #[test]
-    fn the_partition_of_the_command_line_wins() {
-        let topic: Arc<str> = "t".into();
+    fn the_partition_of_the_command_line_wins_and_that_of_a_record_can_be_ignored() {
         let record = InputRecord { partition: Some(3), ..InputRecord::default() };
-        assert_eq!(producer_record(&topic, record.clone(), None).partition, Some(3));
-        assert_eq!(producer_record(&topic, record, Some(5)).partition, Some(5));
+        let asked = |flags: &[&str]| {
+            let line = ["millstream", "produce", "t", "--json"].iter().chain(flags);
+            let Command::Produce(args) = Cli::try_parse_from(line).unwrap().command else {
+                panic!("another command")
+            };
+            partition_of(&args, &record)
+        };
+        assert_eq!(asked(&[]), Some(3));
+        assert_eq!(asked(&["--partition", "5"]), Some(5));
+        assert_eq!(asked(&["--ignore-partition"]), None);
     }
 }
