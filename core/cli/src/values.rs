@@ -89,6 +89,12 @@ pub(crate) fn human_count(count: u64) -> String {
     out
 }
 
+/// A count and what is counted: `1 record`, `2,000 records`.
+pub(crate) fn counted(count: u64, noun: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{} {noun}{ending}", human_count(count))
+}
+
 /// The nearest floating-point number; exact below 2^53, which no count here passes.
 #[expect(clippy::cast_precision_loss, reason = "for ratios that are shown to people")]
 pub(crate) fn as_f64(value: u64) -> f64 {

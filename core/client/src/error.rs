@@ -323,7 +323,10 @@ impl DeliveryError {
 
 /// Records that failed since the last [`flush`](crate::Producer::flush).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{failed} records were not delivered; the first: {first}")]
+#[error(
+    "{failed} {} not delivered; the first: {first}",
+    if *failed == 1 { "record was" } else { "records were" }
+)]
 pub struct FlushError {
     /// How many.
     pub failed: u64,

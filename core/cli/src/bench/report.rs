@@ -16,7 +16,7 @@ use super::target::{Served, Target};
 use crate::args::{Acks, BenchMode, LoadArgs};
 use crate::output::{Align, Table};
 use crate::usage::Usage;
-use crate::values::{as_f64, human_bytes, human_count};
+use crate::values::{as_f64, counted, human_bytes};
 
 /// Everything that a run tells.
 #[derive(Serialize, Debug, Default)]
@@ -237,14 +237,14 @@ impl Report {
 
     pub(super) fn text(&self) -> String {
         let head = format!(
-            "{} records of {} ({}), {} producers, {} consumers, {} partitions, acks={}, \
+            "{} of {} ({}), {}, {}, {}, acks={}, \
              durability={}, compression={}\n\n",
-            human_count(self.records),
+            counted(self.records, "record"),
             human_bytes(self.record_bytes),
             human_bytes(self.bytes),
-            self.producers,
-            self.consumers,
-            self.partitions,
+            counted(self.producers.into(), "producer"),
+            counted(self.consumers.into(), "consumer"),
+            counted(self.partitions.into(), "partition"),
             self.acks,
             self.durability,
             self.compression,

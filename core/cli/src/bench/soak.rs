@@ -18,7 +18,7 @@ use super::target::Target;
 use crate::args::LoadArgs;
 use crate::connect;
 use crate::output::{Out, Progress};
-use crate::values::human_count;
+use crate::values::counted;
 
 /// A record may wait this long for a broker that is down.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(600);
@@ -86,9 +86,9 @@ pub(super) async fn run(args: &LoadArgs, target: &Target, path: &Path) -> Result
     let mut out = Out::new(&args.output);
     out.object(&report, |report| {
         format!(
-            "{} records of {} acknowledged in {:.1} s; check them with `millstream bench verify \
+            "{} of {} acknowledged in {:.1} s; check them with `millstream bench verify \
              --ack-log {}`",
-            human_count(report.acknowledged),
+            counted(report.acknowledged, "record"),
             report.topic,
             report.seconds,
             report.ack_log.display(),

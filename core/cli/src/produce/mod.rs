@@ -17,7 +17,7 @@ use crate::args::ProduceArgs;
 use crate::connect::{connect, producer};
 use crate::json_record::InputRecord;
 use crate::output::{Align, Out, Progress, Table};
-use crate::values::{as_f64, human_bytes, human_count};
+use crate::values::{as_f64, counted, human_bytes, human_count};
 
 use input::Input;
 
@@ -165,8 +165,8 @@ fn producer_record(
 
 fn summary_text(summary: &Summary) -> String {
     let mut text = format!(
-        "{} records, {}, stored in {} in {}\n",
-        human_count(summary.records),
+        "{}, {}, stored in {} in {}\n",
+        counted(summary.records, "record"),
         human_bytes(summary.bytes),
         summary.topic,
         duration(summary.seconds, summary.bytes),
@@ -221,6 +221,8 @@ mod tests {
             seconds: 2.0,
             partitions: partitions.into_values().collect(),
         };
+        let one = Summary { topic: "orders".to_owned(), records: 1, ..Summary::default() };
+        insta::assert_snapshot!(summary_text(&one), @"1 record, 0 B, stored in orders in 0s");
         insta::assert_snapshot!(summary_text(&summary), @r"
         4 records, 2.0 KiB, stored in orders in 2s (0.0 MB/s)
         PARTITION  RECORDS  FIRST OFFSET  LAST OFFSET
