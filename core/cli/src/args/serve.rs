@@ -32,33 +32,51 @@ Examples:
   millstream serve -o json      print one line of JSON when ready: its address and its authority")]
 pub struct ServeArgs {
     /// Where everything is kept; made if it does not exist [default: ./millstream-data]
+    ///
+    /// [env: MILLSTREAM_BROKER__DIR]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// The UDP address to serve QUIC on; port 0 takes any free port [default: 127.0.0.1:9092]
+    ///
+    /// [env: MILLSTREAM_LISTEN__QUIC]
     #[arg(long, value_name = "IP:PORT")]
     pub listen: Option<SocketAddr>,
-    /// Where clients are told to find this broker; needed when listening on all addresses
+    /// Where clients are told to find this broker; needed when listening on all addresses [default:
+    /// the address that is served]
+    ///
+    /// [env: MILLSTREAM_LISTEN__ADVERTISED]
     #[arg(long, value_name = "HOST:PORT")]
     pub advertised: Option<String>,
     /// Settings as TOML; see docs/configuration.md
     #[arg(long, value_name = "FILE", env = "MILLSTREAM_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
-    /// Take connections from beyond this machine without asking who they are
+    /// Take connections from beyond this machine without asking who they are [default: false]
+    ///
+    /// [env: MILLSTREAM_TLS__INSECURE]
     #[arg(long)]
     pub insecure: bool,
     /// Start although a failed fsync fenced the directory, after checking every log
     #[arg(long)]
     pub repair: bool,
     /// The broker's own certificate chain, as PEM [default: made in DIR/tls]
+    ///
+    /// [env: MILLSTREAM_TLS__CERT_FILE]
     #[arg(long, value_name = "FILE", requires = "cert_key")]
     pub cert: Option<PathBuf>,
-    /// The private key of --cert, as PEM
+    /// The private key of --cert, as PEM [default: made with the certificate]
+    ///
+    /// [env: MILLSTREAM_TLS__KEY_FILE]
     #[arg(long, value_name = "FILE", requires = "cert")]
     pub cert_key: Option<PathBuf>,
     /// Admit only clients whose certificate this authority signed, as PEM; `cluster` for its own
+    /// [default: on loopback anyone is admitted]
+    ///
+    /// [env: MILLSTREAM_TLS__CLIENT_CA_FILE]
     #[arg(long, value_name = "FILE|cluster")]
     pub client_ca: Option<PathBuf>,
     /// Threads that serve the network [default: half the processors]
+    ///
+    /// [env: MILLSTREAM_BROKER__NETWORK_THREADS]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub network_threads: Option<u16>,
     /// How to print.
@@ -114,5 +132,31 @@ mod tests {
             args.overrides(),
             expected.map(|(key, value)| (key.to_owned(), value.to_owned()))
         );
+    }
+
+    /// The broker reads these variables itself, so that clap cannot tell of them.
+    #[test]
+    fn help_names_the_variable_of_every_setting() {
+        let path = || Some(PathBuf::from("p"));
+        let args = ServeArgs {
+            dir: path(),
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
+            advertised: Some("a:1".to_owned()),
+            insecure: true,
+            cert: path(),
+            cert_key: path(),
+            client_ca: path(),
+            network_threads: Some(1),
+            ..ServeArgs::default()
+        };
+        let mut command = ServeArgs::augment_args(clap::Command::new("serve"));
+        let help = command.render_long_help().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        let settings = args.overrides();
+        assert_eq!(settings.len(), 8);
+        for (key, _) in settings {
+            let variable = format!("MILLSTREAM_{}", key.replace('.', "__").to_uppercase());
+            assert!(help.contains(&format!("[env: {variable}]")), "{variable}");
+        }
     }
 }
