@@ -314,6 +314,27 @@ fn the_demo_verifies_and_leaves_nothing() {
     assert_eq!(demo().arg("--dir").arg(&data).output().unwrap().status.code(), Some(1));
 }
 
+#[test]
+fn the_demo_leaves_its_broker_running_when_asked() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut command = millstream(&["demo", "--keep", "-o", "json"]);
+    // The broker outlives the command: its data is here, and it is ended by its process id below.
+    let output = command.env("TMPDIR", temporary.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let kept = &report["kept"];
+    let pid = kept["pid"].as_u64().unwrap().to_string();
+    let (at, ca) = (kept["bootstrap"].as_str().unwrap(), kept["ca"].as_str().unwrap());
+    let read = run(&["consume", "flights", "-n", "1", "--bootstrap", at, "--ca", ca]);
+    let killed = Command::new("kill").arg(&pid).status().unwrap();
+    let list = ["topic", "list", "--bootstrap", at, "--ca", ca, "--timeout", "1s"];
+    let ended = (0..200).any(|_| run(&list).status.code() == Some(1));
+    assert!(killed.success() && ended, "what is printed stops it");
+    assert_eq!(read.status.code(), Some(0), "{}", String::from_utf8_lossy(&read.stderr));
+    assert!(read.stdout.starts_with(b"{"), "{}", String::from_utf8_lossy(&read.stdout));
+    assert!(left_in(Path::new(kept["dir"].as_str().unwrap())) > 0);
+}
+
 fn left_in(dir: &Path) -> usize {
     std::fs::read_dir(dir).unwrap().count()
 }
