@@ -11,6 +11,8 @@ mod crates;
 mod docs;
 #[path = "tidy/modules.rs"]
 mod modules;
+#[path = "tidy/protocol.rs"]
+mod protocol;
 #[path = "tidy/sources.rs"]
 mod sources;
 #[path = "tidy/table.rs"]
@@ -108,5 +110,14 @@ fn documents_can_be_found_from_the_first_page() -> Result<()> {
 #[test]
 fn decisions_are_numbered_without_gaps() -> Result<()> {
     require_none(&docs::decisions(&repository()?));
+    Ok(())
+}
+
+#[test]
+fn the_protocols_page_says_what_the_code_holds_to() -> Result<()> {
+    let tree = repository()?;
+    require_none(&protocol::limits(&tree));
+    require_none(&protocol::frames(&tree));
+    require_none(&protocol::error_codes(&tree));
     Ok(())
 }
