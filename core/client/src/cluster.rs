@@ -2,12 +2,11 @@
 //! requests that find a broker to answer them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use millstream_env::clock::{Clock, Monotonic};
-use millstream_net::{CallError, Connection, Connector};
+use millstream_net::{CallError, Connector};
 use millstream_types::limits::REQUEST_TOPICS_MAX;
 use millstream_types::{ErrorCode, LeaderEpoch, PartitionIndex, TopicId};
 use millstream_wire::api::{
@@ -16,14 +15,13 @@ use millstream_wire::api::{
 };
 
 use crate::admin::unexpected;
+use crate::connections::{Connections, StreamPlace};
 use crate::error::{AddressFailure, AddressFailures, AdminError, ConnectError};
 use crate::random::{Backoff, Random};
 
 /// Between attempts of one request.
 const REQUEST_BACKOFF: Backoff =
     Backoff { first: Duration::from_millis(50), max: Duration::from_secs(1) };
-/// Addresses that a client keeps apart; more than brokers that a cluster may list is never met.
-const ADDRESSES_MAX: usize = 10_000;
 
 /// Where a partition's leader is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,23 +52,18 @@ impl TopicRoutes {
     }
 }
 
-/// One address; connecting to it is done by one at a time.
-type Slot = Arc<tokio::sync::Mutex<Option<Connection>>>;
-
 /// A client's view of its cluster.
 #[derive(Debug)]
 pub(crate) struct Cluster {
-    connector: Connector,
+    connections: Connections,
     bootstrap: Vec<String>,
     request_timeout: Duration,
     clock: Arc<dyn Clock>,
     random: Arc<Random>,
-    connections: Mutex<BTreeMap<String, Slot>>,
     /// Brokers by last metadata.
     brokers: Mutex<Vec<String>>,
     /// By name. Bounded by [`REQUEST_TOPICS_MAX`].
     topics: Mutex<BTreeMap<String, Arc<TopicRoutes>>>,
-    closed: AtomicBool,
     /// One fetch at a time: whoever waited for it finds the answer in `topics`.
     fetching: tokio::sync::Mutex<()>,
 }
@@ -89,15 +82,13 @@ impl Cluster {
         random: Arc<Random>,
     ) -> Self {
         Self {
-            connector,
+            connections: Connections::new(connector),
             bootstrap,
             request_timeout,
             clock,
             random,
-            connections: Mutex::default(),
             brokers: Mutex::default(),
             topics: Mutex::default(),
-            closed: AtomicBool::new(false),
             fetching: tokio::sync::Mutex::default(),
         }
     }
@@ -110,7 +101,7 @@ impl Cluster {
     pub(crate) async fn bootstrap(&self) -> Result<(), ConnectError> {
         let mut failures = Vec::new();
         for address in &self.bootstrap {
-            match self.connection(address).await {
+            match self.connections.for_requests(address).await {
                 Ok(_) => return Ok(()),
                 Err(reason) => failures.push(AddressFailure { address: address.clone(), reason }),
             }
@@ -118,30 +109,9 @@ impl Cluster {
         Err(ConnectError::Unreachable { failures: AddressFailures(failures) })
     }
 
-    /// The connection to `endpoint`, made if there is none; in words why there is none.
-    pub(crate) async fn connection(&self, endpoint: &str) -> Result<Connection, String> {
-        let slot = {
-            let mut connections = lock(&self.connections);
-            if connections.len() >= ADDRESSES_MAX && !connections.contains_key(endpoint) {
-                // Those without a holder go; streams keep theirs alive.
-                connections.clear();
-            }
-            Arc::clone(connections.entry(endpoint.to_owned()).or_default())
-        };
-        let mut slot = slot.lock().await;
-        if self.closed.load(Ordering::Relaxed) {
-            return Err("the client is closed".to_owned());
-        }
-        if let Some(connection) = slot.as_ref().filter(|connection| !connection.is_closed()) {
-            return Ok(connection.clone());
-        }
-        *slot = None;
-        // Boxed, as below: rare, and too large to be part of every task that may connect.
-        let connecting = Box::pin(self.connector.connect(endpoint));
-        let connection = connecting.await.map_err(|error| error.to_string())?;
-        tracing::debug!(endpoint, "connected");
-        *slot = Some(connection.clone());
-        Ok(connection)
+    /// A place for one stream to `endpoint`; in words why there is none.
+    pub(crate) async fn place(&self, endpoint: &str) -> Result<StreamPlace, String> {
+        self.connections.place(endpoint).await
     }
 
     /// Asks any broker, one after another, until one answers or the request timeout passes.
@@ -187,7 +157,7 @@ impl Cluster {
 
     /// Asks the broker at `endpoint`, once.
     async fn call_at(&self, endpoint: &str, request: &Request) -> Result<Response, CallError> {
-        let connection = self.connection(endpoint).await.map_err(|reason| {
+        let connection = self.connections.for_requests(endpoint).await.map_err(|reason| {
             CallError::ConnectionLost(millstream_net::CloseReason::Transport(reason))
         })?;
         Box::pin(connection.request(request, self.request_timeout)).await
@@ -195,15 +165,7 @@ impl Cluster {
 
     /// Every address worth asking: connected ones first, then bootstrap, then other brokers.
     fn addresses(&self) -> Vec<String> {
-        let mut addresses: Vec<String> = Vec::new();
-        for (endpoint, slot) in lock(&self.connections).iter() {
-            let open = slot
-                .try_lock()
-                .is_ok_and(|slot| slot.as_ref().is_some_and(|connection| !connection.is_closed()));
-            if open {
-                addresses.push(endpoint.clone());
-            }
-        }
+        let mut addresses = self.connections.connected();
         for address in self.bootstrap.iter().chain(lock(&self.brokers).iter()) {
             if !addresses.contains(address) {
                 addresses.push(address.clone());
@@ -367,14 +329,7 @@ impl Cluster {
 
     /// Closes every connection and waits until the brokers know.
     pub(crate) async fn close(&self, timeout: Duration) {
-        self.closed.store(true, Ordering::Relaxed);
-        let slots: Vec<Slot> = lock(&self.connections).values().map(Arc::clone).collect();
-        for slot in slots {
-            if let Some(connection) = slot.lock().await.take() {
-                connection.close("the client closes");
-            }
-        }
-        self.connector.wait_idle(timeout).await;
+        self.connections.close(timeout).await;
     }
 }
 

@@ -31,6 +31,7 @@
 mod admin;
 mod client;
 mod cluster;
+mod connections;
 mod consumer;
 mod error;
 mod producer;

@@ -20,6 +20,7 @@ use super::OutOfRange;
 use super::cursor::{Cursor, Item};
 use crate::client::Client;
 use crate::cluster::{Route, call_error};
+use crate::connections::StreamPlace;
 use crate::error::{AdminError, ConsumerError};
 use crate::random::Backoff;
 
@@ -135,6 +136,12 @@ enum Stop {
     Closed,
 }
 
+/// An open subscription.
+struct Stream {
+    receiver: BatchReceiver,
+    _place: StreamPlace,
+}
+
 /// Reads one partition.
 #[derive(Debug)]
 pub(super) struct Fetcher {
@@ -165,12 +172,12 @@ impl Fetcher {
         let mut opened = Some(opened);
         loop {
             let stop = match self.subscribe().await {
-                Ok(receiver) => {
+                Ok(stream) => {
                     if let Some(opened) = opened.take() {
                         // Fails where nobody waits any more, which the channel tells too.
                         opened.send(()).ok();
                     }
-                    self.receive(receiver).await
+                    self.receive(stream).await
                 }
                 Err(stop) => stop,
             };
@@ -203,15 +210,15 @@ impl Fetcher {
     }
 
     /// Opens a subscription at the cursor, or where the reader wants to start.
-    async fn subscribe(&mut self) -> Result<BatchReceiver, Stop> {
+    async fn subscribe(&mut self) -> Result<Stream, Stop> {
         let route = self.route().await?;
         if route.topic != self.common.topic_id {
             let message = "the topic was deleted and created again".to_owned();
             let error = ServiceError::new(ErrorCode::UnknownTopic, message);
             return Err(Stop::Failed(self.refused(error)));
         }
-        let connection = self.common.client.cluster.connection(&route.endpoint).await;
-        let connection = connection.map_err(Stop::Retry)?;
+        let client = &self.common.client;
+        let place = client.cluster.place(&route.endpoint).await.map_err(Stop::Retry)?;
         self.endpoint = route.endpoint;
         let start = self.cursor.next().map_or(self.start, StartAt::Offset);
         let frame_bytes = SUBSCRIPTION_FRAME_BYTES.min(self.common.buffer_bytes);
@@ -222,13 +229,13 @@ impl Fetcher {
             frame_bytes_max: u32::try_from(frame_bytes).unwrap_or(u32::MAX),
             trace: TraceId::default(),
         };
-        match connection.subscribe(open).await {
+        match place.connection().subscribe(open).await {
             Ok((opened, receiver)) => {
                 self.cursor.on_opened(opened.start);
                 self.heard();
                 self.status.start(opened.start);
                 self.status.set_high_watermark(opened.high_watermark);
-                Ok(receiver)
+                Ok(Stream { receiver, _place: place })
             }
             Err(error) => Err(self.stop(error, start).await),
         }
@@ -250,9 +257,9 @@ impl Fetcher {
     }
 
     /// Reads a subscription to its end.
-    async fn receive(&mut self, mut receiver: BatchReceiver) -> Stop {
+    async fn receive(&mut self, mut stream: Stream) -> Stop {
         loop {
-            let received = match self.next_frame(&mut receiver).await {
+            let received = match self.next_frame(&mut stream.receiver).await {
                 Ok(received) => received,
                 Err(stop) => return stop,
             };

@@ -16,6 +16,7 @@ use super::queue::{Demand, Monotonic, PartitionQueue, Take};
 use super::session::{Failure, Session, Step};
 use crate::admin::unexpected;
 use crate::cluster::Route;
+use crate::connections::StreamPlace;
 use crate::error::{AdminError, DeliveryError};
 
 /// A stream on which nothing was sent for so long is closed, and opened again when needed.
@@ -25,6 +26,7 @@ const IDLE_CLOSE: Duration = Duration::from_secs(60);
 struct Stream {
     sender: ProduceSender,
     acks: AckReceiver,
+    _place: StreamPlace,
 }
 
 type Answer = Result<Option<Result<ProduceAck, ServiceError>>, StreamError>;
@@ -145,7 +147,7 @@ impl Sender {
     /// Sends one batch; takes acknowledgements meanwhile.
     async fn send(&mut self, bytes: bytes::Bytes) {
         let Self { core, queue, session, stream, hint, routes_since, .. } = self;
-        let Some(Stream { sender, acks }) = stream else {
+        let Some(Stream { sender, acks, .. }) = stream else {
             let random = &core.client.random;
             return session.on_stream_lost(core.now(), "no stream is open", random);
         };
@@ -217,17 +219,18 @@ impl Sender {
         };
         let core = Arc::clone(&self.core);
         let opening = async {
-            let connection = core.client.cluster.connection(&route.endpoint).await;
-            let connection = connection.map_err(Failure::Unreachable)?;
-            connection.open_produce(open).await.map_err(call_failure)
+            let place = core.client.cluster.place(&route.endpoint).await;
+            let place = place.map_err(Failure::Unreachable)?;
+            let opened = place.connection().open_produce(open).await;
+            opened.map(|opened| (opened, place)).map_err(call_failure)
         };
         match self.bounded(now, opening).await {
-            Ok((opened, sender, acks)) => {
+            Ok(((opened, sender, acks), place)) => {
                 let batch_bytes = usize::try_from(opened.batch_bytes_max).unwrap_or(usize::MAX);
                 self.queue.limit_batch_bytes(batch_bytes);
                 let in_flight = usize::try_from(opened.in_flight_max).unwrap_or(usize::MAX);
                 self.session.on_opened(in_flight);
-                self.stream = Some(Stream { sender, acks });
+                self.stream = Some(Stream { sender, acks, _place: place });
                 tracing::debug!(
                     topic = %self.queue.topic, partition = self.queue.partition,
                     endpoint = route.endpoint, "a produce stream is open"

@@ -102,6 +102,8 @@ struct State {
     endpoints: Vec<String>,
     next_producer: i64,
     faults: Faults,
+    /// Streams that brokers started from now on allow on a connection.
+    streams_max: u32,
     /// Answers of the broker that does not lead.
     not_leader_answers: u32,
 }
@@ -128,6 +130,7 @@ impl Cluster {
             endpoints: Vec::new(),
             next_producer: 100,
             faults: Faults::default(),
+            streams_max: 1024,
             not_leader_answers: 0,
         };
         let authority = Authority::create(ClusterId::NIL, NOW).unwrap();
@@ -149,6 +152,10 @@ impl Cluster {
 
     pub(crate) fn set_faults(&self, faults: Faults) {
         self.state().faults = faults;
+    }
+
+    pub(crate) fn set_streams_max(&self, streams_max: u32) {
+        self.state().streams_max = streams_max;
     }
 
     pub(crate) fn set_leader(&self, broker: usize) {
@@ -273,7 +280,8 @@ async fn listen(broker: &Arc<TestBroker>, at: SocketAddr) -> (SocketAddr, JoinHa
     for _ in 0..100 {
         let tls = ServerTls { identity: identity.clone(), client_auth: ClientAuth::None };
         let id = BrokerId(u32::try_from(broker.index).unwrap());
-        let config = ServerConfig::new(at, tls, ClusterId::NIL, id);
+        let mut config = ServerConfig::new(at, tls, ClusterId::NIL, id);
+        config.transport.streams_max = broker.cluster.state().streams_max;
         if let Ok(server) = Server::bind(config, Arc::clone(broker)) {
             let address = server.local_addr();
             return (address, tokio::spawn(async move { server.run().await }));

@@ -142,6 +142,34 @@ async fn connections_that_are_cut_lose_and_repeat_nothing() {
 }
 
 #[tokio::test]
+async fn more_partitions_than_a_connection_has_streams_get_further_connections() {
+    const PARTITIONS: u32 = 40;
+    let cluster = Cluster::new(PARTITIONS as usize);
+    cluster.set_streams_max(8);
+    let running = Running::start(&cluster).await;
+    let client = client(&cluster, &[&running]).await;
+    let producer = client.producer().linger(Duration::ZERO).build().await.unwrap();
+    let mut deliveries = Vec::new();
+    for partition in 0..PARTITIONS {
+        let record = ProducerRecord::new("t", value(partition)).with_partition(partition);
+        deliveries.push(producer.send(record).await.unwrap());
+    }
+    for delivery in deliveries {
+        let delivered = tokio::time::timeout(PATIENCE, delivery).await;
+        delivered.expect("acknowledged in time").unwrap();
+    }
+    let mut consumer = client.consumer().topic("t").start(Start::Earliest).build().await.unwrap();
+    let mut records = read(&mut consumer, PARTITIONS as usize).await;
+    records.sort();
+    let expected: Vec<_> = (0..PARTITIONS).map(|index| (index, 0, value(index))).collect();
+    assert_eq!(records, expected);
+    // Every session is still open, and requests have streams of their own.
+    for _ in 0..10 {
+        client.admin().list_topics().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_new_leader_is_found() {
     let cluster = Cluster::new(2);
     let (first, second) = (Running::start(&cluster).await, Running::start(&cluster).await);
