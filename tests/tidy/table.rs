@@ -99,6 +99,7 @@ pub(crate) const EDGES: &[Edges] = &[
             "millstream-quorum",
             "millstream-service",
             "millstream-net",
+            "millstream-tiered",
         ],
     },
     Edges { package: "millstream", uses: &["millstream-cli", "millstream-broker"] },

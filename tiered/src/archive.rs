@@ -197,10 +197,26 @@ impl PartitionArchive {
     /// # Errors
     /// [`ArchiveError`].
     pub async fn range_end(&self) -> Result<Option<RangeEnd>, ArchiveError> {
-        let Some(entry) = self.chain.entries().back() else { return Ok(None) };
-        let end = self.object(entry).await?.range_end();
+        let end = self.chain.head().and_then(|head| Offset::new(head.end));
+        match end {
+            Some(end) => self.end_of_range(end).await,
+            None => Ok(None),
+        }
+    }
+
+    /// What the partition knew at `end`, if a range of the archive ends there.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn end_of_range(&self, end: Offset) -> Result<Option<RangeEnd>, ArchiveError> {
+        let entries = self.chain.entries();
+        let at = entries.partition_point(|entry| entry.end < end.value());
+        let Some(entry) = entries.get(at).filter(|entry| entry.end == end.value()) else {
+            return Ok(None);
+        };
+        let found = self.object(entry).await?.range_end();
         let key = || format!("{}/{}", self.folder, entry.object);
-        end.map(Some).map_err(|source| ArchiveError::Object { object: key(), source })
+        found.map(Some).map_err(|source| ArchiveError::Object { object: key(), source })
     }
 
     /// The folder that the partition's objects lie in, as a glob begins.

@@ -30,6 +30,18 @@ impl Digest {
         value.copy_from_slice(digest(&SHA256, bytes).as_ref());
         Self(value)
     }
+
+    /// From the bytes that [`Digest::to_bytes`] gave.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The digest's bytes.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 32] {
+        self.0
+    }
 }
 
 impl fmt::Display for Digest {

@@ -21,7 +21,7 @@ const AHEAD_MAX: usize = 8;
 #[derive(Debug)]
 pub struct ArchiveReader {
     cache: Arc<ReadCache>,
-    ranges: Vec<(Arc<str>, Entry)>,
+    ranges: Arc<[(Arc<str>, Entry)]>,
     start: i64,
     end: i64,
     /// Where a consumer that reads in order asks next.
@@ -55,6 +55,21 @@ impl ArchiveReader {
             ranges,
             start: head.map_or(0, |head| head.start),
             end: head.map_or(0, |head| head.end),
+            expected: None,
+            window: 0,
+            last: None,
+            ahead: JoinSet::new(),
+        }
+    }
+
+    /// Another consumer's way through what this reader knows of.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self {
+            cache: Arc::clone(&self.cache),
+            ranges: Arc::clone(&self.ranges),
+            start: self.start,
+            end: self.end,
             expected: None,
             window: 0,
             last: None,
@@ -139,7 +154,7 @@ impl ArchiveReader {
         &self,
         time: TimestampMs,
     ) -> Result<Option<(Offset, TimestampMs)>, ArchiveError> {
-        for (key, entry) in &self.ranges {
+        for (key, entry) in self.ranges.iter() {
             if entry.max_timestamp_ms < time.0 {
                 continue;
             }

@@ -149,13 +149,14 @@ impl Store {
 
     /// A bucket, given as `s3://bucket` or `s3://bucket/prefix`. Credentials, region and endpoint
     /// come from the usual variables: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`,
-    /// `AWS_ENDPOINT_URL`. Plain HTTP only to an endpoint that says `http://`.
+    /// `AWS_ENDPOINT_URL`. `settings` are stronger, see [`Store::s3_with`]. Plain HTTP only to an
+    /// endpoint that says `http://`.
     ///
     /// # Errors
-    /// [`StoreError::Location`].
-    pub fn s3(url: &str) -> Result<Self, StoreError> {
+    /// [`StoreError::Location`]; also for a setting that means nothing.
+    pub fn s3(url: &str, settings: &[(&str, &str)]) -> Result<Self, StoreError> {
         let endpoint = std::env::var("AWS_ENDPOINT_URL").or_else(|_| std::env::var("AWS_ENDPOINT"));
-        Self::s3_from(url, AmazonS3Builder::from_env(), endpoint.ok().as_deref())
+        Self::s3_set(url, AmazonS3Builder::from_env(), endpoint.ok().as_deref(), settings)
     }
 
     /// [`Store::s3`] with settings given instead of the environment's, by the names that
@@ -164,8 +165,15 @@ impl Store {
     /// # Errors
     /// [`StoreError::Location`]; also for a name that means nothing.
     pub fn s3_with(url: &str, settings: &[(&str, &str)]) -> Result<Self, StoreError> {
-        let mut builder = AmazonS3Builder::new();
-        let mut endpoint = None;
+        Self::s3_set(url, AmazonS3Builder::new(), None, settings)
+    }
+
+    fn s3_set<'a>(
+        url: &str,
+        mut builder: AmazonS3Builder,
+        mut endpoint: Option<&'a str>,
+        settings: &[(&str, &'a str)],
+    ) -> Result<Self, StoreError> {
         for (name, value) in settings {
             let key: AmazonS3ConfigKey = name
                 .parse()

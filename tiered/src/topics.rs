@@ -19,6 +19,8 @@ pub const CONFIG_VERSION: u32 = 1;
 const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 /// Configs of one topic that are listed.
 const CONFIGS_MAX: usize = 100_000;
+/// Objects of one topic that are listed.
+const OBJECTS_MAX: usize = 10_000_000;
 /// How often another writer may be first before a call gives up.
 const TRIES: usize = 16;
 
@@ -246,6 +248,27 @@ impl ArchivedTopic {
             found.insert(partition, ArchivedPartition { head, end });
         }
         Ok(found)
+    }
+
+    /// Removes everything that the store has of the topic: its configs first, without which nobody
+    /// takes what is left for a topic to restore. Repeating a call that failed goes on. Returns how
+    /// many objects went.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn remove(&self, store: &Store) -> Result<usize, StoreError> {
+        let folder = self.folder();
+        let configs = format!("{folder}/config/");
+        let (configs, others): (Vec<_>, Vec<_>) = store
+            .list(&folder, OBJECTS_MAX)
+            .await?
+            .into_iter()
+            .partition(|object| object.key.starts_with(&configs));
+        let removed = configs.len() + others.len();
+        for object in configs.into_iter().chain(others) {
+            store.delete(&object.key).await?;
+        }
+        Ok(removed)
     }
 
     fn folder(&self) -> String {

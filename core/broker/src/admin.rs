@@ -234,14 +234,15 @@ impl BrokerService {
         let looked = handle.with(|partition| {
             let positions = partition.positions();
             let log = partition.log();
-            (positions, log.size_bytes(), log.segment_count(), log.failure().is_some())
+            let failed = log.failure().is_some();
+            (positions, partition.earliest(), log.size_bytes(), log.segment_count(), failed)
         });
         match looked {
-            Ok((positions, bytes, segments, failed)) => {
+            Ok((positions, earliest, bytes, segments, failed)) => {
                 if failed {
                     description.error = ErrorCode::StorageFenced;
                 }
-                description.log_start = positions.start;
+                description.log_start = earliest;
                 description.high_watermark = positions.high_watermark;
                 description.log_end = positions.end;
                 description.bytes = bytes;

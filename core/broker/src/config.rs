@@ -57,6 +57,8 @@ pub struct BrokerConfig {
     pub storage: StorageSection,
     /// Bounds on clients.
     pub limits: LimitsSection,
+    /// Where and how topics are archived.
+    pub archive: ArchiveSection,
 }
 
 /// `[broker]`
@@ -184,6 +186,54 @@ impl Default for LimitsSection {
     }
 }
 
+/// `[archive]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ArchiveSection {
+    /// A directory, or `s3://bucket/prefix` with credentials from the usual `AWS_` variables.
+    /// Empty for `archive` in the data directory.
+    pub location: String,
+    /// The S3 endpoint, for stores that are not AWS. Empty for `AWS_ENDPOINT_URL` or AWS itself.
+    pub s3_endpoint: String,
+    /// The S3 region. Empty for `AWS_REGION`.
+    pub s3_region: String,
+    /// Name the bucket in the path, as most stores that are not AWS want it, rather than in the
+    /// host name.
+    pub s3_path_style: bool,
+    /// Batches of a partition that make one object, as the log holds them. One is held in memory
+    /// for each upload, with its encoded form.
+    pub range_bytes_max: u64,
+    /// Objects that are encoded and uploaded at once.
+    pub uploads_max: usize,
+    /// How often partitions are looked at.
+    pub interval_ms: u64,
+    /// Memory for what was read from the archive.
+    pub cache_bytes: usize,
+    /// How long an object that nothing names any more stays, for readers that are still at it, and
+    /// how long a deleted topic's objects stay. Longer than any upload takes.
+    pub grace_ms: u64,
+    /// What may wait to be archived, over all partitions. Beyond it archived topics take no more,
+    /// since the disk would fill up; what waits is never deleted.
+    pub backlog_bytes_max: u64,
+}
+
+impl Default for ArchiveSection {
+    fn default() -> Self {
+        Self {
+            location: String::new(),
+            s3_endpoint: String::new(),
+            s3_region: String::new(),
+            s3_path_style: true,
+            range_bytes_max: 32 * 1024 * 1024,
+            uploads_max: 1,
+            interval_ms: 1_000,
+            cache_bytes: 128 * 1024 * 1024,
+            grace_ms: 3_600_000,
+            backlog_bytes_max: 64 * 1024 * 1024 * 1024,
+        }
+    }
+}
+
 /// An endpoint as the operator wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Advertised {
@@ -286,6 +336,7 @@ impl BrokerConfig {
         within("broker.shutdown_grace_ms", self.broker.shutdown_grace_ms, 0, 600_000)?;
         let tail = self.storage.tail_cache_bytes;
         within("storage.tail_cache_bytes", tail, 0, 1 << 50)?;
+        self.archive.check()?;
         self.check_advertised()?;
         if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
             return Err(ConfigError::OutOfRange {
@@ -301,6 +352,26 @@ impl BrokerConfig {
                 rule: "beyond loopback clients must show who they are: set tls.client_ca_file \
                        (\"cluster\" for the cluster's own CA), or say --insecure to let anyone in"
                     .to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl ArchiveSection {
+    fn check(&self) -> Result<(), ConfigError> {
+        within("archive.range_bytes_max", self.range_bytes_max, 64 * 1024, 1 << 30)?;
+        within("archive.uploads_max", self.uploads_max as u64, 1, 64)?;
+        within("archive.interval_ms", self.interval_ms, 10, 3_600_000)?;
+        within("archive.cache_bytes", self.cache_bytes as u64, 16 * 1024 * 1024, 1 << 40)?;
+        within("archive.grace_ms", self.grace_ms, 1_000, 365 * 24 * 3_600_000)?;
+        within("archive.backlog_bytes_max", self.backlog_bytes_max, 1 << 20, 1 << 60)?;
+        let other_scheme = self.location.contains("://") && !self.location.starts_with("s3://");
+        if other_scheme {
+            return Err(ConfigError::OutOfRange {
+                key: "archive.location",
+                value: format!("{:?}", self.location),
+                rule: "write a directory, or s3://bucket/prefix".to_owned(),
             });
         }
         Ok(())

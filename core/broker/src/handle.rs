@@ -3,11 +3,13 @@
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use millstream_env::clock::Clock;
 use millstream_env::disk::{Completions, DiskError, DiskResult, FileId, OpToken};
 use millstream_log::{Cursor, LogError, ReadError, ReadPlan};
+use millstream_meta::ArchiveHead;
 use millstream_partition::{Partition, PartitionConfig, Placed};
 use millstream_service::ServiceError;
 use millstream_types::limits::BATCH_BYTES_MAX;
@@ -15,9 +17,12 @@ use millstream_types::{ErrorCode, LeaderEpoch, Offset, TopicPartition};
 use millstream_wire::{BatchHeader, Codec, IncomingBatch};
 use tokio::sync::watch;
 
+use crate::archive::Archives;
 use crate::fence::Fence;
 use crate::produce::in_doubt;
 
+/// How often a sync that nobody tells of is looked for.
+const SYNC_LOOK: Duration = Duration::from_millis(20);
 /// Records of an uncompressed batch that are checked on the network's thread.
 const RECORDS_CHECKED_INLINE: u32 = 16 * 1024;
 
@@ -32,6 +37,15 @@ pub(crate) struct Progress {
     pub(crate) written: Offset,
     /// Why the partition serves nobody, if it does not.
     pub(crate) stopped: Option<ServiceError>,
+}
+
+/// Where batches are.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// In the log, or nowhere yet.
+    Log(ReadPlan),
+    /// In the archive alone.
+    Archive,
 }
 
 /// What is behind the lock.
@@ -132,6 +146,16 @@ impl PartitionHandle {
         Arc::new(Self { id, state: Mutex::new(state), progress, clock, fence })
     }
 
+    /// Which partition it is.
+    pub(crate) const fn id(&self) -> TopicPartition {
+        self.id
+    }
+
+    /// Whether the partition could not be opened because the archive did not answer.
+    pub(crate) fn is_waiting(&self) -> bool {
+        matches!(&*self.lock(), State::Stopped(error) if error.code == ErrorCode::Unavailable)
+    }
+
     /// Follows the partition's progress.
     pub(crate) fn watch(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
@@ -148,9 +172,16 @@ impl PartitionHandle {
     }
 
     /// Takes a batch that was [checked](check).
-    pub(crate) fn append(&self, batch: IncomingBatch) -> Result<Placed, ServiceError> {
+    pub(crate) fn append(
+        &self,
+        batch: IncomingBatch,
+        archives: &Archives,
+    ) -> Result<Placed, ServiceError> {
         let now = self.clock.wall();
         self.with_open(|partition| {
+            if partition.is_archived() {
+                archives.check_room()?;
+            }
             let failed_before = partition.log().failure().is_some();
             partition.append(now, batch).map_err(|error| {
                 if let Some(failed) = error.disk() {
@@ -166,6 +197,49 @@ impl PartitionHandle {
     /// Plans a read of committed batches.
     pub(crate) fn read(&self, from: Cursor, max_bytes: usize) -> Result<ReadPlan, ServiceError> {
         self.with(|partition| partition.read(from, max_bytes).map_err(|e| read_error(&e)))?
+    }
+
+    /// Where the next batches are to be read from.
+    pub(crate) fn source(&self, from: Cursor, max_bytes: usize) -> Result<Source, ServiceError> {
+        self.with(|partition| {
+            let archive = partition.archive();
+            let archived =
+                from.offset() < partition.log().start() && archive.contains(&from.offset());
+            if archived {
+                return Ok(Source::Archive);
+            }
+            let plan = partition.read(from, max_bytes);
+            plan.map(Source::Log).map_err(|error| read_error(&error))
+        })?
+    }
+
+    /// Takes up how far the partition is archived.
+    pub(crate) fn set_archive(&self, head: ArchiveHead) {
+        // A stopped partition has no use for it.
+        let _stopped = self.with_open(|partition| partition.set_archive(head.start..head.end));
+    }
+
+    /// Has everything written synced, and waits for that.
+    pub(crate) async fn sync(&self) -> Result<(), ServiceError> {
+        let mut progress = self.watch();
+        let now = self.clock.wall();
+        let end = self.with_open(|partition| {
+            if let Err(error) = partition.sync(now) {
+                self.note(&error);
+            }
+            partition.positions().written
+        })?;
+        let synced = || self.with(|partition| partition.log().durable_end() >= end);
+        while !synced()? {
+            let waited = tokio::time::timeout(SYNC_LOOK, progress.changed()).await;
+            if let Ok(Err(_closed)) = waited {
+                break;
+            }
+            if let Some(error) = &progress.borrow().stopped {
+                return Err(error.clone());
+            }
+        }
+        Ok(())
     }
 
     /// The epoch in which this broker leads the partition.
@@ -292,7 +366,7 @@ fn failed(error: &DiskError) -> ServiceError {
 fn progress_of(partition: &Partition) -> Progress {
     let positions = partition.positions();
     Progress {
-        start: positions.start,
+        start: partition.earliest(),
         high_watermark: positions.high_watermark,
         written: positions.written,
         stopped: None,

@@ -2,6 +2,7 @@
 //! nothing of its own; it holds the config, the data directory, the partitions and the tasks.
 
 mod admin;
+mod archive;
 mod certificates;
 mod config;
 mod directory;

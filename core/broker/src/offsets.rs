@@ -8,6 +8,7 @@ use millstream_types::{ErrorCode, Offset, TimestampMs};
 use millstream_wire::api::{ListOffsetsRequest, ListOffsetsResponse, OffsetSpec, PartitionOffset};
 use millstream_wire::batch::Batch;
 
+use crate::archive::{Archives, Feed};
 use crate::handle::{PartitionHandle, read_error};
 use crate::service::{BrokerService, NO_TIMESTAMP};
 
@@ -25,9 +26,9 @@ impl BrokerService {
         let mut partitions = Vec::with_capacity(request.partitions.len());
         for partition in request.partitions {
             let found = match self.leader(request.topic, partition, None) {
-                Ok((handle, leader_epoch)) => {
-                    find(&handle, request.spec).await.map(|found| (found, leader_epoch))
-                }
+                Ok((handle, leader_epoch)) => find(&handle, &self.archives, request.spec)
+                    .await
+                    .map(|found| (found, leader_epoch)),
                 Err(error) => Err(error),
             };
             partitions.push(match found {
@@ -53,21 +54,32 @@ impl BrokerService {
 
 async fn find(
     handle: &Arc<PartitionHandle>,
+    archives: &Arc<Archives>,
     spec: OffsetSpec,
 ) -> Result<Option<(Offset, TimestampMs)>, ServiceError> {
-    let positions = handle.with(millstream_partition::Partition::positions)?;
+    let (earliest, high_watermark) =
+        handle.with(|partition| (partition.earliest(), partition.positions().high_watermark))?;
     match spec {
-        OffsetSpec::Earliest => Ok(Some((positions.start, NO_TIMESTAMP))),
-        OffsetSpec::Latest => Ok(Some((positions.high_watermark, NO_TIMESTAMP))),
-        OffsetSpec::Timestamp(timestamp) => at_timestamp(handle, timestamp).await,
+        OffsetSpec::Earliest => Ok(Some((earliest, NO_TIMESTAMP))),
+        OffsetSpec::Latest => Ok(Some((high_watermark, NO_TIMESTAMP))),
+        OffsetSpec::Timestamp(timestamp) => at_timestamp(handle, archives, timestamp).await,
     }
 }
 
 /// The first committed record whose timestamp is `timestamp` or later, and its timestamp.
 pub(crate) async fn at_timestamp(
     handle: &Arc<PartitionHandle>,
+    archives: &Arc<Archives>,
     timestamp: TimestampMs,
 ) -> Result<Option<(Offset, TimestampMs)>, ServiceError> {
+    // The log may have forgotten what is in the archive.
+    let cold = handle.with(|partition| partition.earliest() < partition.log().start())?;
+    if cold {
+        let found = Feed::new(Arc::clone(archives), handle.id()).find_time(timestamp).await?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
     let lookup = handle.with(|partition| {
         let committed = partition.positions().high_watermark;
         partition.log().offset_for_timestamp(timestamp, committed)

@@ -7,14 +7,16 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use millstream_env::clock::Clock;
 use millstream_env::disk::Disk;
-use millstream_log::{Context, LogConfig, LogShared};
-use millstream_meta::{MetaState, Topic, TopicChange, TopicConfig};
+use millstream_log::{Beginning, Context, LogConfig, LogShared};
+use millstream_meta::{ArchiveHead, MetaState, Topic, TopicChange, TopicConfig};
 use millstream_partition::{Partition, PartitionConfig, RecoverError, TimestampPolicy};
 use millstream_replica::{Durability, ReplicaConfig};
 use millstream_service::ServiceError;
 use millstream_types::{BrokerId, ErrorCode, PartitionIndex, TopicId, TopicPartition};
+use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
+use crate::archive::Archives;
 use crate::fence::Fence;
 use crate::handle::{CompletionRelay, PartitionHandle};
 
@@ -30,6 +32,9 @@ pub(crate) struct PartitionsConfig {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) fence: Fence,
+    pub(crate) archives: Arc<Archives>,
+    /// Waits for the archive on behalf of the threads that open partitions.
+    pub(crate) runtime: Handle,
     pub(crate) shared: Arc<LogShared>,
     pub(crate) tail_partition_bytes: u64,
     /// Read every batch again before a partition serves, as after a failed sync.
@@ -100,6 +105,34 @@ impl Partitions {
                 }
             }
             Err(error) => tracing::error!(%error, "the partitions could not be brought in step"),
+        }
+    }
+
+    /// Opens the partitions again that wait for the archive to say where they begin.
+    pub(crate) async fn reopen_waiting(self: &Arc<Self>, state: &Arc<MetaState>) {
+        let waiting: Vec<TopicPartition> = self
+            .all()
+            .iter()
+            .filter(|handle| handle.is_waiting())
+            .map(|handle| handle.id())
+            .collect();
+        // Held so that a deletion cannot come between.
+        let reflected = self.reflected.lock().await;
+        for id in waiting {
+            let Some(topic) = state.topic(id.topic).filter(|_| reflected.topic(id.topic).is_some())
+            else {
+                continue;
+            };
+            let (this, topic) = (Arc::clone(self), Arc::clone(topic));
+            let opened =
+                tokio::task::spawn_blocking(move || this.open_one(&topic, id.partition)).await;
+            if let Ok((id, handle)) = opened {
+                if !handle.is_waiting() {
+                    tracing::info!(partition = %id, "the archive answered; the partition is open");
+                }
+                let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+                open.insert(id, handle);
+            }
         }
     }
 
@@ -174,22 +207,62 @@ impl Partitions {
         let clock = Arc::clone(&self.config.clock);
         let fence = self.config.fence.clone();
         let relay = Arc::new(CompletionRelay::default());
-        let handle = match self.open_log(topic, id, &relay) {
+        let handle = match self.open_archived(topic, id, &relay) {
             Ok(partition) => PartitionHandle::open(id, partition, &relay, clock, fence),
             Err(error) => {
                 tracing::error!(topic = %topic.name, partition = %index, %error,
                     "the partition cannot be opened and serves nobody");
-                let error = ServiceError::new(ErrorCode::StorageFenced, error.to_string());
                 PartitionHandle::stopped(id, error, clock, fence)
             }
         };
         (id, handle)
     }
 
+    /// Opens a partition's log; one that goes on where the archive ends, from what the archive
+    /// knows there.
+    fn open_archived(
+        &self,
+        topic: &Topic,
+        id: TopicPartition,
+        relay: &Arc<CompletionRelay>,
+    ) -> Result<Partition, ServiceError> {
+        let damaged =
+            |error: RecoverError| ServiceError::new(ErrorCode::StorageFenced, error.to_string());
+        let state = self.config.archives.state();
+        let head = state.archive_head(id.topic, id.partition);
+        let opened = self.open_log(topic, id, None, relay);
+        let Some(head) = head else { return opened.map_err(damaged) };
+        // The first batch after a restore, torn by a power cut, reads as damage.
+        let at = match &opened {
+            Ok(partition) if partition.log().segment_count() == 0 => None,
+            Ok(partition) if !partition.log().needs_beginning() => {
+                return with_archive(opened.map_err(damaged)?, head);
+            }
+            Ok(partition) => Some(partition.log().start()),
+            Err(RecoverError::Log(millstream_log::OpenError::Corrupt(_))) => None,
+            Err(_) => return opened.map_err(damaged),
+        };
+        let asked = self.config.archives.beginning(topic, id, at);
+        let beginning = self.config.runtime.block_on(asked).map_err(|error| {
+            let message = format!("where the partition begins is in the archive: {error}");
+            ServiceError::new(ErrorCode::Unavailable, message)
+        })?;
+        let Some(beginning) = beginning else {
+            return with_archive(opened.map_err(damaged)?, head);
+        };
+        // Both must not have the files at once.
+        let first_error = opened.err();
+        match self.open_log(topic, id, Some(&beginning), relay) {
+            Ok(partition) => with_archive(partition, head),
+            Err(error) => Err(damaged(first_error.unwrap_or(error))),
+        }
+    }
+
     fn open_log(
         &self,
         topic: &Topic,
         id: TopicPartition,
+        beginning: Option<&Beginning>,
         relay: &Arc<CompletionRelay>,
     ) -> Result<Partition, RecoverError> {
         let now = self.config.clock.wall();
@@ -202,7 +275,7 @@ impl Partitions {
             completions: Arc::clone(relay) as _,
             shared: Arc::clone(&self.config.shared),
         };
-        let mut partition = Partition::open(context, config, now)?;
+        let mut partition = Partition::open_at(context, config, beginning, now)?;
         if self.config.verify {
             partition.verify()?;
         }
@@ -256,6 +329,23 @@ fn partition_dir(id: TopicPartition) -> PathBuf {
     topic_dir(id.topic).join(id.partition.to_string())
 }
 
+/// The partition, knowing what of it is archived. A log that ends before its archive would give
+/// offsets out again.
+fn with_archive(mut partition: Partition, head: &ArchiveHead) -> Result<Partition, ServiceError> {
+    let end = partition.log().end();
+    if end < head.end {
+        let message = format!(
+            "its log ends at offset {end}, but is archived up to {}: records are missing. Restore \
+             its files from a copy; or move its directory away, and the partition goes on where its \
+             archive ends",
+            head.end
+        );
+        return Err(ServiceError::new(ErrorCode::StorageFenced, message));
+    }
+    partition.set_archive(head.start..head.end);
+    Ok(partition)
+}
+
 /// A topic's config as one of its partitions needs it.
 fn partition_config(config: &PartitionsConfig, topic: &TopicConfig) -> PartitionConfig {
     let timestamps = match topic.message_timestamp_type {
@@ -269,12 +359,20 @@ fn partition_config(config: &PartitionsConfig, topic: &TopicConfig) -> Partition
         millstream_meta::Durability::Fsync => Durability::Fsync,
         millstream_meta::Durability::Replicated => Durability::Replicated,
     };
+    // What is archived is given up there.
+    let archived = topic.remote_storage_enable;
+    let (retention_ms, retention_bytes) = if archived {
+        (topic.local_retention_ms(), topic.local_retention_bytes())
+    } else {
+        (topic.retention_ms, topic.retention_bytes)
+    };
     PartitionConfig {
+        archived,
         log: LogConfig {
             segment_bytes: topic.segment_bytes,
             segment_ms: topic.segment_ms,
-            retention_ms: topic.retention_ms,
-            retention_bytes: topic.retention_bytes,
+            retention_ms,
+            retention_bytes,
             tail_bytes_max: config.tail_partition_bytes,
             ..LogConfig::default()
         },

@@ -15,6 +15,7 @@ use millstream_wire::api::Acks;
 use millstream_wire::{BatchHeader, TimestampType};
 use tokio::sync::watch;
 
+use crate::archive::Archives;
 use crate::handle::{PartitionHandle, Progress, check, is_costly};
 
 /// One producer's stream into one partition.
@@ -24,12 +25,18 @@ pub(crate) struct LogProduceSession {
     progress: watch::Receiver<Progress>,
     acks: Acks,
     quorum: Arc<Quorum>,
+    archives: Arc<Archives>,
 }
 
 impl LogProduceSession {
-    pub(crate) fn new(partition: Arc<PartitionHandle>, acks: Acks, quorum: Arc<Quorum>) -> Self {
+    pub(crate) fn new(
+        partition: Arc<PartitionHandle>,
+        acks: Acks,
+        quorum: Arc<Quorum>,
+        archives: Arc<Archives>,
+    ) -> Self {
         let progress = partition.watch();
-        Self { partition, progress, acks, quorum }
+        Self { partition, progress, acks, quorum, archives }
     }
 
     /// Checks a batch and gives it its place.
@@ -47,7 +54,7 @@ impl LogProduceSession {
         } else {
             check(bytes)?
         };
-        let mut placed = self.partition.append(batch)?;
+        let mut placed = self.partition.append(batch, &self.archives)?;
         if placed.duplicate {
             placed.append_time = first_append_time(&self.partition, placed.base_offset).await;
         }

@@ -13,9 +13,12 @@ use millstream_net::server::{BindError, Server, ServerConfig};
 use millstream_net::transport::TransportOptions;
 use millstream_quorum::{Quorum, QuorumConfig, QuorumError};
 use millstream_service::ServiceError;
+use millstream_tiered::StoreError;
 use millstream_types::{BrokerId, ClusterId, DirectoryId, ErrorCode, TimestampMs};
+use tokio::runtime::Handle;
 
 use crate::admin::propose;
+use crate::archive::{self, Archives};
 use crate::certificates::{self, CertificateError};
 use crate::config::{Advertised, BrokerConfig, ConfigError};
 use crate::directory::{self, DirectoryError, Identity};
@@ -51,6 +54,9 @@ pub enum RunError {
     /// Certificates are missing or unusable.
     #[error("certificates: {0}")]
     Certificates(#[from] CertificateError),
+    /// The archive's store cannot hold an archive.
+    #[error("the archive: {0}")]
+    Archive(#[from] StoreError),
     /// The front cannot listen.
     #[error("{0}. Is another broker running? Choose another address with --listen")]
     Listen(#[from] BindError),
@@ -137,6 +143,7 @@ struct Broker {
     server: Server<BrokerService>,
     quorum: Arc<Quorum>,
     partitions: Arc<Partitions>,
+    archives: Arc<Archives>,
     fence: Fence,
     maintenance_interval: Duration,
 }
@@ -156,24 +163,22 @@ impl Broker {
         let init = first_command(&identity, clock.wall()).map_err(registration)?;
         let quorum_disk = Arc::clone(disk) as Arc<dyn Disk>;
         let quorum = Arc::new(Quorum::start(quorum_disk, quorum_config, || vec![init]).await?);
-        let partitions = Arc::new(Partitions::new(PartitionsConfig {
-            broker: identity.broker,
-            disk: Arc::clone(disk) as Arc<dyn Disk>,
-            clock: Arc::clone(&clock),
-            fence: fence.clone(),
-            shared: LogShared::new(SharedLimits {
-                tail_bytes_max: config.storage.tail_cache_bytes,
-                ..SharedLimits::default()
-            }),
-            verify: repair,
-            tail_partition_bytes: config.storage.tail_cache_partition_bytes,
-            open_threads: config.storage.read_threads,
-        }));
+        let archives = Arc::new(Archives::new(
+            &config.archive,
+            &config.broker.dir,
+            identity.cluster,
+            Arc::clone(&clock),
+            Arc::clone(&quorum),
+        ));
+        archives.start().await?;
+        let mut partitions_config =
+            partitions_config(config, &identity, disk, &clock, &fence, &archives);
+        partitions_config.verify = repair;
+        let partitions = Arc::new(Partitions::new(partitions_config));
 
         let mut metrics = Metrics::new(Arc::clone(&stats));
         add_disk_metrics(&mut metrics, disk);
-        let led = Arc::clone(&partitions);
-        metrics.add_gauges(move || vec![("partitions_led", led.len() as u64)]);
+        add_partition_metrics(&mut metrics, &partitions, &archives);
 
         let advertised_host = config.listen.advertised().map(|at| at.bare_host().to_owned());
         let certificates = certificates::prepare(
@@ -188,6 +193,7 @@ impl Broker {
             broker: identity.broker,
             quorum: Arc::clone(&quorum),
             partitions: Arc::clone(&partitions),
+            archives: Arc::clone(&archives),
             clock: Arc::clone(&clock),
             ids: Ids::default(),
             stats,
@@ -217,12 +223,14 @@ impl Broker {
         let dir = absolute(&config.broker.dir);
         let ready = Ready { quic, ca_file: absolute(&certificates.ca_file), dir };
         let maintenance_interval = Duration::from_millis(config.storage.maintenance_interval_ms);
-        Ok(Self { ready, server, quorum, partitions, fence, maintenance_interval })
+        Ok(Self { ready, server, quorum, partitions, archives, fence, maintenance_interval })
     }
 
     async fn serve(self, stop: impl Future<Output = ()>, grace: Duration) -> Result<(), RunError> {
         let maintenance =
             tokio::spawn(maintain(Arc::clone(&self.partitions), self.maintenance_interval));
+        let archiving =
+            tokio::spawn(archive::run(Arc::clone(&self.archives), Arc::clone(&self.partitions)));
         let serving = async {
             let shut_down = async {
                 stop.await;
@@ -240,6 +248,9 @@ impl Broker {
             failure = self.quorum.failure() => return Err(failure.into()),
         }
         maintenance.abort();
+        archiving.abort();
+        // What it holds of the quorum goes with it.
+        let _aborted = archiving.await;
         let leaving = ServiceError::new(ErrorCode::Unavailable, "the broker is shutting down");
         let partitions = Arc::clone(&self.partitions);
         let stopped = tokio::task::spawn_blocking(move || partitions.stop_all(&leaving)).await;
@@ -268,6 +279,45 @@ fn finish_repair(
     }
     let dir = config.broker.dir.clone();
     directory::lift_fence(disk).map_err(|source| RunError::Directory { dir, source })
+}
+
+/// What every partition shares.
+fn partitions_config(
+    config: &BrokerConfig,
+    identity: &Identity,
+    disk: &Arc<FileDisk>,
+    clock: &Arc<dyn Clock>,
+    fence: &Fence,
+    archives: &Arc<Archives>,
+) -> PartitionsConfig {
+    PartitionsConfig {
+        archives: Arc::clone(archives),
+        runtime: Handle::current(),
+        broker: identity.broker,
+        disk: Arc::clone(disk) as Arc<dyn Disk>,
+        clock: Arc::clone(clock),
+        fence: fence.clone(),
+        shared: LogShared::new(SharedLimits {
+            tail_bytes_max: config.storage.tail_cache_bytes,
+            ..SharedLimits::default()
+        }),
+        verify: false,
+        tail_partition_bytes: config.storage.tail_cache_partition_bytes,
+        open_threads: config.storage.read_threads,
+    }
+}
+
+fn add_partition_metrics(
+    metrics: &mut Metrics,
+    partitions: &Arc<Partitions>,
+    archives: &Arc<Archives>,
+) {
+    let led = Arc::clone(partitions);
+    metrics.add_gauges(move || vec![("partitions_led", led.len() as u64)]);
+    let counted = Arc::clone(archives);
+    metrics.add_counters(move || counted.counters());
+    let measured = Arc::clone(archives);
+    metrics.add_gauges(move || measured.gauges());
 }
 
 fn add_disk_metrics(metrics: &mut Metrics, disk: &Arc<FileDisk>) {

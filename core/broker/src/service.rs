@@ -15,6 +15,7 @@ use millstream_types::{
 };
 use millstream_wire::api::StartAt;
 
+use crate::archive::Archives;
 use crate::handle::PartitionHandle;
 use crate::ids::Ids;
 use crate::offsets;
@@ -29,6 +30,7 @@ pub(crate) struct BrokerService {
     pub(crate) broker: BrokerId,
     pub(crate) quorum: Arc<Quorum>,
     pub(crate) partitions: Arc<Partitions>,
+    pub(crate) archives: Arc<Archives>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Ids,
     pub(crate) stats: Arc<Stats>,
@@ -135,7 +137,8 @@ impl Service for BrokerService {
             in_flight_max: u32::try_from(PRODUCE_IN_FLIGHT_MAX).unwrap_or(u32::MAX),
         };
         let quorum = Arc::clone(&self.quorum);
-        Ok((opened, LogProduceSession::new(handle, open.acks, quorum)))
+        let archives = Arc::clone(&self.archives);
+        Ok((opened, LogProduceSession::new(handle, open.acks, quorum, archives)))
     }
 
     async fn subscribe(
@@ -147,11 +150,13 @@ impl Service for BrokerService {
         // As of before the search, so that what comes during it is not skipped.
         let behind = handle.with(|partition| partition.positions().high_watermark)?;
         let by_time = match open.start {
-            StartAt::Timestamp(timestamp) => offsets::at_timestamp(&handle, timestamp).await?,
+            StartAt::Timestamp(timestamp) => {
+                offsets::at_timestamp(&handle, &self.archives, timestamp).await?
+            }
             StartAt::Earliest | StartAt::Latest | StartAt::Offset(_) => None,
         };
-        let positions = handle.with(millstream_partition::Partition::positions)?;
-        let (log_start, high_watermark) = (positions.start, positions.high_watermark);
+        let (log_start, high_watermark) = handle
+            .with(|partition| (partition.earliest(), partition.positions().high_watermark))?;
         let start = match open.start {
             StartAt::Earliest => log_start,
             StartAt::Latest => high_watermark,
@@ -169,8 +174,8 @@ impl Service for BrokerService {
             0 => SUBSCRIPTION_FRAME_BYTES,
             asked => asked.min(SUBSCRIPTION_FRAME_BYTES),
         };
-        let stats = Arc::clone(&self.stats);
-        let subscription = LogSubscription::new(handle, start, max_bytes, stats);
+        let (stats, archives) = (Arc::clone(&self.stats), Arc::clone(&self.archives));
+        let subscription = LogSubscription::new(handle, start, max_bytes, stats, archives);
         Ok((SubscriptionOpened { start, log_start, high_watermark, leader_epoch }, subscription))
     }
 }

@@ -11,7 +11,8 @@ use millstream_types::{ErrorCode, Offset};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::handle::{PartitionHandle, Progress, read_error};
+use crate::archive::{Archives, Feed};
+use crate::handle::{PartitionHandle, Progress, Source, read_error};
 use crate::produce::stopping;
 use crate::stats::Stats;
 
@@ -27,6 +28,8 @@ pub(crate) struct LogSubscription {
     max_bytes: usize,
     /// The read that is under way; its result comes next.
     ahead: Option<JoinHandle<Result<Loaded, ReadError>>>,
+    /// Serves what the log has forgotten.
+    feed: Feed,
     /// Whether the tail was reported since the last batches.
     reported: bool,
     stats: Arc<Stats>,
@@ -38,15 +41,18 @@ impl LogSubscription {
         start: Offset,
         max_bytes: usize,
         stats: Arc<Stats>,
+        archives: Arc<Archives>,
     ) -> Self {
         let progress = partition.watch();
         let from = Cursor::from(start);
-        Self { partition, progress, from, max_bytes, ahead: None, reported: false, stats }
+        let feed = Feed::new(archives, partition.id());
+        Self { partition, progress, from, max_bytes, ahead: None, feed, reported: false, stats }
     }
 
     /// Starts the next read if it needs the disk; what memory holds is left for later.
     fn read_ahead(&mut self) -> Result<(), ServiceError> {
-        if let ReadPlan::File(read) = self.partition.read(self.from, self.max_bytes)? {
+        let source = self.partition.source(self.from, self.max_bytes)?;
+        if let Source::Log(ReadPlan::File(read)) = source {
             self.ahead = Some(tokio::task::spawn_blocking(move || read.load()));
         }
         Ok(())
@@ -98,12 +104,18 @@ impl Subscription for LogSubscription {
             }
             // Marked as seen before reading, so that no progress slips between the two.
             self.progress.borrow_and_update();
-            match self.partition.read(self.from, self.max_bytes)? {
-                ReadPlan::Memory { batches, next } => return Ok(self.deliver(batches, next)),
-                ReadPlan::File(read) => {
+            match self.partition.source(self.from, self.max_bytes)? {
+                Source::Log(ReadPlan::Memory { batches, next }) => {
+                    return Ok(self.deliver(batches, next));
+                }
+                Source::Log(ReadPlan::File(read)) => {
                     self.ahead = Some(tokio::task::spawn_blocking(move || read.load()));
                 }
-                ReadPlan::Empty => {
+                Source::Archive => {
+                    let read = self.feed.read(self.from.offset(), self.max_bytes).await?;
+                    return Ok(self.deliver(read.batches, Cursor::from(read.next)));
+                }
+                Source::Log(ReadPlan::Empty) => {
                     if let Some(event) = self.wait().await? {
                         return Ok(event);
                     }

@@ -70,6 +70,8 @@ impl EpochHistory {
     /// not older than the newest.
     pub(crate) fn note(&mut self, epoch: LeaderEpoch, start: Offset) {
         if self.latest().is_none_or(|latest| latest < epoch) {
+            // An epoch that the log begins behind has no record in it.
+            self.starts.retain(|known| known.start < start);
             self.starts.push(EpochStart { epoch, start });
         }
     }

@@ -38,6 +38,18 @@ pub struct Context {
     pub shared: Arc<LogShared>,
 }
 
+/// Where a log starts that has no records of its own yet: one that goes on where another copy of
+/// the partition ended, such as its archive.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Beginning {
+    /// The log's first offset.
+    pub offset: Offset,
+    /// The leader epochs before it.
+    pub epochs: EpochHistory,
+    /// The owner's snapshot of the producers' state there.
+    pub producer_snapshot: Bytes,
+}
+
 /// How far a log is, after a completion.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Progress {
@@ -121,8 +133,23 @@ impl PartitionLog {
         now: TimestampMs,
         replay: &mut dyn FnMut(Replay<'_>),
     ) -> Result<Self, OpenError> {
+        Self::open_at(context, None, now, replay)
+    }
+
+    /// [`PartitionLog::open`] of a log that starts at `beginning`, if it holds nothing from before.
+    /// Until a segment is sealed with the owner's snapshot every opening needs the same beginning:
+    /// [`PartitionLog::needs_beginning`] tells.
+    ///
+    /// # Errors
+    /// As [`PartitionLog::open`].
+    pub fn open_at(
+        context: Context,
+        beginning: Option<&Beginning>,
+        now: TimestampMs,
+        replay: &mut dyn FnMut(Replay<'_>),
+    ) -> Result<Self, OpenError> {
         let dir: Arc<Path> = context.dir.as_path().into();
-        let found = recovery::recover(&context, &dir, now, replay)?;
+        let found = recovery::recover(&context, &dir, beginning, now, replay)?;
         let tail = Tail::new(context.config.tail_bytes_max, Arc::clone(&context.shared));
         let mut log = Self {
             io: Io::new(context.disk),
@@ -140,7 +167,8 @@ impl PartitionLog {
             tail,
             failed: None,
         };
-        log.start = log.first_base().unwrap_or(Offset::ZERO);
+        let begins = beginning.map_or(Offset::ZERO, |beginning| beginning.offset);
+        log.start = log.first_base().unwrap_or(begins);
         log.epochs.trim_start(log.start);
         log.submit_syncs()?;
         log.pump()?;
@@ -188,6 +216,35 @@ impl PartitionLog {
     #[must_use]
     pub fn unsynced_bytes(&self) -> u64 {
         self.unsealed.iter().map(|segment| segment.unsynced_bytes()).sum()
+    }
+
+    /// Whether the log starts behind offset 0 and says nothing of the producers and epochs there:
+    /// it was begun elsewhere, see [`Beginning`].
+    #[must_use]
+    pub fn needs_beginning(&self) -> bool {
+        self.snapshot.is_none() && self.first_base().is_some_and(|base| base > Offset::ZERO)
+    }
+
+    /// About how many bytes of batches lie at and behind `from`: a segment that `from` lies within
+    /// counts by its share of offsets.
+    #[must_use]
+    pub fn bytes_behind(&self, from: Offset) -> u64 {
+        let sealed = self
+            .sealed
+            .iter()
+            .map(|segment| (segment.file.base(), segment.end, u64::from(segment.data_end)));
+        let unsealed = self
+            .unsealed
+            .iter()
+            .map(|segment| (segment.base(), segment.end.offset, u64::from(segment.end.position)));
+        let behind = |(base, end, bytes): (Offset, Offset, u64)| {
+            let span = end.value() - base.value();
+            let rest = end.value() - from.value().clamp(base.value(), end.value());
+            let share = u128::from(bytes) * u128::from(rest.unsigned_abs());
+            let share = share / u128::from(span.unsigned_abs().max(1));
+            u64::try_from(share).unwrap_or(bytes)
+        };
+        sealed.chain(unsealed).map(behind).sum()
     }
 
     /// Which leader epoch each range of offsets is of.

@@ -22,7 +22,7 @@ use crate::format::{
     FormatError, HEADER_BLOCK_BYTES, HeaderBlock, SegmentHeader, SegmentTimes, parse_header_block,
 };
 use crate::index::IndexBuilder;
-use crate::log::{Contents, Context, Sealed};
+use crate::log::{Beginning, Contents, Context, Sealed};
 use crate::scan::{Found, Point, Scanner};
 use crate::shared::read_footer;
 use crate::unsealed::{Recovered, Unsealed};
@@ -72,21 +72,27 @@ impl Segment {
 pub(crate) fn recover(
     context: &Context,
     dir: &Arc<Path>,
+    beginning: Option<&Beginning>,
     now: TimestampMs,
     replay: &mut dyn FnMut(Replay<'_>),
 ) -> Result<Contents, OpenError> {
+    let begins = beginning.map_or(Offset::ZERO, |beginning| beginning.offset);
     let mut segments = find_segments(context, dir)?;
-    drop_headless(context, dir, &mut segments)?;
+    drop_headless(context, dir, &mut segments, begins)?;
     let sealed_count = segments.iter().take_while(|one| one.block.seal.is_some()).count();
     check_sealed(context, dir, &mut segments, sealed_count)?;
-    let known = read_newest_footers(&segments[..sealed_count])?;
+    let mut known = read_newest_footers(&segments[..sealed_count])?;
+    let starts_there = segments.first().is_none_or(|first| first.base() == begins);
     let carrier = known.snapshot.as_ref().and(known.scan_from.checked_sub(1));
     let snapshot = carrier.and_then(|at| segments.get(at)).map(|one| one.file.base());
     if let Some(snapshot) = known.snapshot {
         replay(Replay::ProducerSnapshot(snapshot));
+    } else if let Some(beginning) = beginning.filter(|_| starts_there) {
+        known.epochs = beginning.epochs.clone();
+        replay(Replay::ProducerSnapshot(beginning.producer_snapshot.clone()));
     }
-    let mut recovery =
-        Recovery { context, dir, now, replay, epochs: known.epochs, unsealed: VecDeque::new() };
+    let (epochs, unsealed) = (known.epochs, VecDeque::new());
+    let mut recovery = Recovery { context, dir, begins, now, replay, epochs, unsealed };
     let mut at = known.scan_from;
     while at < segments.len() {
         recovery.recover_segment(&mut segments, at, at < known.reseal_from)?;
@@ -161,6 +167,7 @@ fn drop_headless(
     context: &Context,
     dir: &Path,
     segments: &mut Vec<Segment>,
+    begins: Offset,
 ) -> Result<(), OpenError> {
     let Some(at) = segments.iter().position(|one| one.block.header.is_none()) else {
         return Ok(());
@@ -169,18 +176,19 @@ fn drop_headless(
         let file = &segments[at].file;
         return Err(file.corruption(0, "a segment header", "neither of its copies").into());
     }
-    drop_from(context, dir, segments, at)
+    drop_from(context, dir, segments, at, begins)
 }
 
-/// Removes the segments from `at` on, durably. Removing all of a log that does not start at 0
-/// would lose its start, so that is corruption: retention leaves no such log.
+/// Removes the segments from `at` on, durably. Removing all of a log that did not begin there would
+/// lose its start, so that is corruption: retention leaves no such log.
 fn drop_from(
     context: &Context,
     dir: &Path,
     segments: &mut Vec<Segment>,
     at: usize,
+    begins: Offset,
 ) -> Result<(), OpenError> {
-    if let Some(first) = segments.first().filter(|first| at == 0 && first.base() > Offset::ZERO) {
+    if let Some(first) = segments.first().filter(|first| at == 0 && first.base() > begins) {
         let expected = "a durable record in the log's first segment";
         return Err(first.file.corruption(u64::from(HEADER_BLOCK_BYTES), expected, "none").into());
     }
@@ -216,7 +224,8 @@ fn check_sealed(
             let actual = format!("one that starts at {}", next.base());
             return Err(next.file.corruption(0, expected, actual).into());
         }
-        return drop_from(context, dir, segments, at + 1);
+        // Not the first, so that it matters not where the log began.
+        return drop_from(context, dir, segments, at + 1, Offset::ZERO);
     }
     Ok(())
 }
@@ -270,6 +279,8 @@ fn read_newest_footers(sealed: &[Segment]) -> Result<Known, OpenError> {
 struct Recovery<'a> {
     context: &'a Context,
     dir: &'a Path,
+    /// Where the log began.
+    begins: Offset,
     now: TimestampMs,
     replay: &'a mut dyn FnMut(Replay<'_>),
     epochs: EpochHistory,
@@ -308,12 +319,12 @@ impl Recovery<'_> {
                 let error = segment.file.corruption(u64::from(position), expected, "no such batch");
                 return Err(error.into());
             }
-            drop_from(self.context, self.dir, segments, at + 1)?;
+            drop_from(self.context, self.dir, segments, at + 1, self.begins)?;
         }
         let segment = &segments[at];
         let is_last = at + 1 == segments.len();
         if is_last && scanned.torn && scanned.end.offset == segment.base() {
-            return drop_from(self.context, self.dir, segments, at);
+            return drop_from(self.context, self.dir, segments, at, self.begins);
         }
         let durable = segment.vouched().unwrap_or(Point::nothing(segment.base()));
         let keeps_filling = is_last && !scanned.torn && segment.block.seal.is_none();

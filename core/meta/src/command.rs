@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use millstream_types::{BrokerId, ClusterId, DirectoryId, TimestampMs, TopicId};
+use millstream_types::{BrokerId, ClusterId, DirectoryId, ProducerId, TimestampMs, TopicId};
 use serde::{Deserialize, Serialize};
 
+use crate::archive::{MovedHead, RestoredPartition};
 use crate::form;
 
 /// The newest version of the commands' JSON form that this build reads. A command is written in
 /// the oldest that has it, so that an older build fails on nothing that it could read.
-pub const COMMAND_VERSION: u32 = 2;
+pub const COMMAND_VERSION: u32 = 3;
 
 /// Names one intent to change the metadata. A caller that does not know whether its command was
 /// applied sends it again under the same id and gets the first application's outcome.
@@ -139,6 +140,36 @@ pub enum CommandBody {
         /// How many partitions it is to have in all; no fewer than it has.
         total: u32,
     },
+    /// Moves the archive's heads of partitions. Those that cannot follow the head that stands, or
+    /// are of partitions that are gone, are passed over. Since version 3.
+    MoveArchiveHeads {
+        /// The heads, at most [`crate::ARCHIVE_HEADS_MAX`].
+        heads: Vec<MovedHead>,
+    },
+    /// Makes a topic of what the archive holds of it, under the identity that it had. Since
+    /// version 3.
+    RestoreTopic {
+        /// The topic's name.
+        name: String,
+        /// The topic's identity.
+        #[serde(with = "form::text")]
+        topic: TopicId,
+        /// How many replicas each partition has.
+        replication_factor: u16,
+        /// Configs that differ from the defaults, by name.
+        configs: BTreeMap<String, String>,
+        /// Its partitions, in order of their index.
+        partitions: Vec<RestoredPartition>,
+        /// No id below this is given to a new producer from now on: its producers may go on.
+        #[serde(with = "form::producer")]
+        producers_from: ProducerId,
+    },
+    /// Forgets a deleted topic whose objects are gone from the archive. Since version 3.
+    ForgetDeletedTopic {
+        /// The topic.
+        #[serde(with = "form::text")]
+        topic: TopicId,
+    },
     /// Hands a broker a block of producer ids that nobody else has or will get.
     AllocateProducerIds {
         /// The broker.
@@ -161,6 +192,9 @@ impl CommandBody {
             Self::AlterTopicConfigs { .. } => "alter-topic-configs",
             Self::AddPartitions { .. } => "add-partitions",
             Self::AlterTopic { .. } => "alter-topic",
+            Self::MoveArchiveHeads { .. } => "move-archive-heads",
+            Self::RestoreTopic { .. } => "restore-topic",
+            Self::ForgetDeletedTopic { .. } => "forget-deleted-topic",
             Self::AllocateProducerIds { .. } => "allocate-producer-ids",
         }
     }
@@ -168,6 +202,9 @@ impl CommandBody {
     /// The version of the JSON form that brought it.
     const fn version(&self) -> u32 {
         match self {
+            Self::MoveArchiveHeads { .. }
+            | Self::RestoreTopic { .. }
+            | Self::ForgetDeletedTopic { .. } => 3,
             Self::AlterTopic { .. } => 2,
             Self::InitCluster { .. }
             | Self::RegisterBroker { .. }

@@ -61,12 +61,18 @@ words!(
 /// [`crate::CONFIG_TABLE`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TopicConfig {
+    /// `archive.lag.max.ms`.
+    pub archive_lag_max_ms: u64,
     /// `cleanup.policy`.
     pub cleanup_policy: CleanupPolicy,
     /// `compression.type`.
     pub compression_type: CompressionType,
     /// `durability`.
     pub durability: Durability,
+    /// `local.retention.bytes`; `None` where `retention.bytes` decides.
+    pub local_retention_bytes: Option<Limit>,
+    /// `local.retention.ms`; `None` where `retention.ms` decides.
+    pub local_retention_ms: Option<Limit>,
     /// `max.message.bytes`.
     pub max_message_bytes: u64,
     /// `message.timestamp.after.max.ms`.
@@ -77,6 +83,8 @@ pub struct TopicConfig {
     pub message_timestamp_type: TimestampType,
     /// `min.insync.replicas`.
     pub min_insync_replicas: u16,
+    /// `remote.storage.enable`.
+    pub remote_storage_enable: bool,
     /// `retention.bytes`; `None` for no limit.
     pub retention_bytes: Option<u64>,
     /// `retention.ms`; `None` for ever.
@@ -85,6 +93,26 @@ pub struct TopicConfig {
     pub segment_bytes: u64,
     /// `segment.ms`.
     pub segment_ms: u64,
+}
+
+/// How much is kept: at most so much, or all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Limit {
+    /// So many bytes or milliseconds.
+    AtMost(u64),
+    /// No limit.
+    None,
+}
+
+impl Limit {
+    /// The limit as a number, if there is one.
+    #[must_use]
+    pub const fn at_most(self) -> Option<u64> {
+        match self {
+            Self::AtMost(value) => Some(value),
+            Self::None => None,
+        }
+    }
 }
 
 /// Why a config was refused.
@@ -137,6 +165,12 @@ pub enum ConfigError {
         /// The words that are supported, separated by commas.
         accepted: String,
     },
+    /// What would be archived later would leave a gap.
+    #[error(
+        "remote.storage.enable cannot be turned off again: the archive must not have a gap. Copy \
+         the topic to one that is not archived instead"
+    )]
+    ArchiveStays,
     /// No `acks=all` could ever be answered.
     #[error("min.insync.replicas={min_insync_replicas} exceeds the replication factor {factor}")]
     AboveReplicationFactor {
@@ -159,14 +193,18 @@ impl Default for TopicConfig {
         // Every field is overwritten from the table below; the table's own test proves that its
         // defaults parse.
         let mut config = Self {
+            archive_lag_max_ms: 0,
             cleanup_policy: CleanupPolicy::Delete,
             compression_type: CompressionType::Producer,
             durability: Durability::Fsync,
+            local_retention_bytes: None,
+            local_retention_ms: None,
             max_message_bytes: 0,
             message_timestamp_after_max_ms: 0,
             message_timestamp_before_max_ms: 0,
             message_timestamp_type: TimestampType::CreateTime,
             min_insync_replicas: 0,
+            remote_storage_enable: false,
             retention_bytes: None,
             retention_ms: None,
             segment_bytes: 0,
@@ -195,6 +233,20 @@ impl TopicConfig {
         Ok(config)
     }
 
+    /// How long a partition's records stay on the brokers' disks once they are archived, in
+    /// milliseconds; `None` for ever.
+    #[must_use]
+    pub fn local_retention_ms(&self) -> Option<u64> {
+        tighter(self.local_retention_ms, self.retention_ms)
+    }
+
+    /// How many bytes of a partition stay on a broker's disk once they are archived; `None` for no
+    /// limit.
+    #[must_use]
+    pub fn local_retention_bytes(&self) -> Option<u64> {
+        tighter(self.local_retention_bytes, self.retention_bytes)
+    }
+
     /// The value of the config named `name`, as it would be written; `None` for no such config.
     #[must_use]
     pub fn describe(&self, name: &str) -> Option<String> {
@@ -204,6 +256,15 @@ impl TopicConfig {
     /// Every config's name and value, sorted by name.
     pub fn describe_all(&self) -> impl Iterator<Item = (&'static str, String)> {
         CONFIG_TABLE.iter().map(|definition| (definition.name, load(definition, self)))
+    }
+}
+
+/// A local limit, which is never beyond the whole topic's.
+fn tighter(local: Option<Limit>, whole: Option<u64>) -> Option<u64> {
+    let local = local.map_or(whole, Limit::at_most);
+    match (local, whole) {
+        (Some(local), Some(whole)) => Some(local.min(whole)),
+        (local, whole) => local.or(whole),
     }
 }
 

@@ -5,7 +5,9 @@ use millstream_types::limits::{
     BATCH_BYTES_DEFAULT, BATCH_BYTES_MAX, BATCH_HEADER_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
 };
 
-use crate::config::{CleanupPolicy, CompressionType, Durability, TimestampType, TopicConfig};
+use crate::config::{
+    CleanupPolicy, CompressionType, Durability, Limit, TimestampType, TopicConfig,
+};
 
 /// One topic config.
 #[derive(Debug)]
@@ -79,6 +81,19 @@ const fn millis(min: i64) -> ConfigKind {
 /// Every topic config, sorted by name.
 pub static CONFIG_TABLE: &[ConfigDefinition] = &[
     ConfigDefinition {
+        name: "archive.lag.max.ms",
+        kind: millis(1000),
+        default: "600000",
+        doc: "How long a committed record may wait before it is archived, however few there are. \
+              Only for remote.storage.enable=true. The default is 10 minutes.",
+        access: Access::Integer(
+            |c| signed(c.archive_lag_max_ms),
+            |c, value| {
+                c.archive_lag_max_ms = unsigned(value);
+            },
+        ),
+    },
+    ConfigDefinition {
         name: "cleanup.policy",
         kind: ConfigKind::Choice {
             accepted: &["delete"],
@@ -124,6 +139,34 @@ pub static CONFIG_TABLE: &[ConfigDefinition] = &[
                     "replicated" => Durability::Replicated,
                     _ => Durability::Fsync,
                 };
+            },
+        ),
+    },
+    ConfigDefinition {
+        name: "local.retention.bytes",
+        kind: ConfigKind::Integer { min: -2, max: i64::MAX, unit: ConfigUnit::Bytes },
+        default: "-2",
+        doc: "How many bytes of a partition stay on a broker's disk once they are archived: its \
+              oldest segments are deleted there, and stay readable. -1 for no limit, -2 for \
+              retention.bytes. Only for remote.storage.enable=true.",
+        access: Access::Integer(
+            |c| local_limit(c.local_retention_bytes),
+            |c, value| {
+                c.local_retention_bytes = from_local_limit(value);
+            },
+        ),
+    },
+    ConfigDefinition {
+        name: "local.retention.ms",
+        kind: ConfigKind::Integer { min: -2, max: i64::MAX, unit: ConfigUnit::Milliseconds },
+        default: "-2",
+        doc: "How long an archived segment stays on a broker's disk after its latest record; it \
+              stays readable from the archive. -1 for ever, -2 for retention.ms. Only for \
+              remote.storage.enable=true.",
+        access: Access::Integer(
+            |c| local_limit(c.local_retention_ms),
+            |c, value| {
+                c.local_retention_ms = from_local_limit(value);
             },
         ),
     },
@@ -200,6 +243,21 @@ pub static CONFIG_TABLE: &[ConfigDefinition] = &[
         ),
     },
     ConfigDefinition {
+        name: "remote.storage.enable",
+        kind: ConfigKind::Choice { accepted: &["false", "true"], unsupported: &[] },
+        default: "false",
+        doc: "Whether the topic is archived: its records are laid down as Parquet in the brokers' \
+              archive, where they stay for retention.ms and retention.bytes, and are read from \
+              there once local.retention.ms or local.retention.bytes took them off the brokers' \
+              disks. Cannot be turned off again.",
+        access: Access::Choice(
+            |c| if c.remote_storage_enable { "true" } else { "false" },
+            |c, value| {
+                c.remote_storage_enable = value == "true";
+            },
+        ),
+    },
+    ConfigDefinition {
         name: "retention.bytes",
         kind: ConfigKind::Integer { min: -1, max: i64::MAX, unit: ConfigUnit::Bytes },
         default: "-1",
@@ -265,6 +323,18 @@ fn signed(value: u64) -> i64 {
 /// A value that the table's range keeps from being negative.
 fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
+}
+
+/// -1 for no limit, -2 for that of the whole topic.
+fn local_limit(value: Option<Limit>) -> i64 {
+    value.map_or(-2, |value| limit(value.at_most()))
+}
+
+fn from_local_limit(value: i64) -> Option<Limit> {
+    match value {
+        -1 => Some(Limit::None),
+        value => u64::try_from(value).ok().map(Limit::AtMost),
+    }
 }
 
 /// -1 for no limit.

@@ -73,3 +73,20 @@ macro_rules! number_form {
 number_form!(broker, BrokerId, u32);
 number_form!(timestamp, TimestampMs, i64);
 number_form!(producer, ProducerId, i64);
+number_form!(epoch, LeaderEpoch, i32);
+number_form!(partition, PartitionIndex, u32);
+
+/// An offset as its number.
+pub(crate) mod offset {
+    use millstream_types::Offset;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(value: &Offset, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_i64(value.value())
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Offset, D::Error> {
+        let value = i64::deserialize(from)?;
+        Offset::new(value).ok_or_else(|| serde::de::Error::custom("an offset is not negative"))
+    }
+}

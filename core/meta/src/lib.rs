@@ -6,6 +6,7 @@
 //! [`MetaMachine`] applies [`Command`]s; [`MetaState`] is what it holds, cheap to clone, and what
 //! the broker reads. `millstream-quorum` makes the commands durable and orders them.
 
+mod archive;
 pub mod command;
 pub mod config;
 mod config_table;
@@ -17,9 +18,13 @@ mod placement;
 mod snapshot;
 mod state;
 
+pub use archive::{
+    ARCHIVE_HEADS_MAX, ArchiveHead, DELETED_TOPICS_MAX, DeletedTopic, ManifestDigest, MovedHead,
+    RestoredPartition, TopicHeads,
+};
 pub use command::{Command, CommandBody, CommandId, Endpoint};
 pub use config::{
-    CleanupPolicy, CompressionType, ConfigError, Durability, TimestampType, TopicConfig,
+    CleanupPolicy, CompressionType, ConfigError, Durability, Limit, TimestampType, TopicConfig,
 };
 pub use config_table::{CONFIG_TABLE, ConfigDefinition, ConfigKind, ConfigUnit, definition};
 pub use error::MetaError;

@@ -11,6 +11,7 @@ use millstream_types::{
 use serde::{Deserialize, Serialize};
 
 use crate::FORMAT_VERSION;
+use crate::archive::{DELETED_TOPICS_MAX, RestoredPartition, restored_fault};
 use crate::command::{Command, CommandBody, CommandId, Endpoint};
 use crate::config::{ConfigError, TopicConfig, canonical};
 use crate::error::{MetaError, clip};
@@ -70,6 +71,23 @@ pub enum Applied {
         topic: TopicId,
         /// How many partitions it has now.
         total: u32,
+    },
+    /// The heads that could move have moved.
+    ArchiveHeadsMoved {
+        /// How many.
+        count: u64,
+    },
+    /// The topic was made of what the archive holds of it.
+    TopicRestored {
+        /// Its id.
+        #[serde(with = "form::text")]
+        topic: TopicId,
+    },
+    /// A deleted topic is forgotten.
+    DeletedTopicForgotten {
+        /// Its id.
+        #[serde(with = "form::text")]
+        topic: TopicId,
     },
     /// The broker owns `count` producer ids from `first` on.
     ProducerIdsAllocated {
@@ -182,7 +200,22 @@ impl MetaState {
                 let wanted = NewTopic { name, topic, partitions, replication_factor, configs };
                 self.create_topic(at, wanted)
             }
-            CommandBody::DeleteTopic { topic } => self.delete_topic(topic),
+            CommandBody::DeleteTopic { topic } => self.delete_topic(at, topic),
+            CommandBody::MoveArchiveHeads { heads } => self.move_archive_heads(&heads),
+            CommandBody::RestoreTopic {
+                name,
+                topic,
+                replication_factor,
+                configs,
+                partitions,
+                producers_from,
+            } => {
+                let count = u32::try_from(partitions.len()).unwrap_or(u32::MAX);
+                let wanted =
+                    NewTopic { name, topic, partitions: count, replication_factor, configs };
+                self.restore_topic(at, wanted, &partitions, producers_from)
+            }
+            CommandBody::ForgetDeletedTopic { topic } => self.forget_deleted_topic(topic),
             CommandBody::AlterTopicConfigs { topic, set, remove } => {
                 self.alter_topic_configs(topic, set, &remove)
             }
@@ -286,7 +319,8 @@ impl MetaState {
             let reason = format!("it differs from topic `{}` only in `.` and `_`", existing.name);
             return Err(MetaError::InvalidTopicName { name, reason });
         }
-        if topic == TopicId::NIL || self.topics.contains_key(&topic) {
+        let taken = self.topics.contains_key(&topic) || self.archive.deleted.contains_key(&topic);
+        if topic == TopicId::NIL || taken {
             return Err(MetaError::InvalidTopicId { topic });
         }
         if self.topics.len() >= CLUSTER_TOPICS_MAX {
@@ -308,6 +342,31 @@ impl MetaState {
         };
         Arc::make_mut(&mut self.topics).insert(topic, Arc::new(created));
         Ok(Applied::TopicCreated { topic })
+    }
+
+    /// Makes a topic whose partitions go on where their archive ends.
+    fn restore_topic(
+        &mut self,
+        at: TimestampMs,
+        wanted: NewTopic,
+        partitions: &[RestoredPartition],
+        producers_from: ProducerId,
+    ) -> Outcome {
+        if let Some(reason) = restored_fault(partitions, producers_from) {
+            let reason = reason.to_owned();
+            return Err(MetaError::InvalidPartitions { asked: wanted.partitions, reason });
+        }
+        let topic = wanted.topic;
+        self.create_topic(at, wanted)?;
+        if let Some(made) = Arc::make_mut(&mut self.topics).get_mut(&topic) {
+            let made = Arc::make_mut(made);
+            for (partition, restored) in made.partitions.iter_mut().zip(partitions) {
+                partition.leader_epoch = LeaderEpoch(restored.leader_epoch.0.saturating_add(1));
+            }
+        }
+        self.restore_heads(topic, partitions);
+        self.producer_id_next = self.producer_id_next.max(producers_from.0);
+        Ok(Applied::TopicRestored { topic })
     }
 
     /// Places `count` new partitions of a topic that will have `total`, and counts them.
@@ -337,10 +396,17 @@ impl MetaState {
         Ok(placed.into_iter().map(new_partition).collect())
     }
 
-    fn delete_topic(&mut self, topic: TopicId) -> Outcome {
-        let Some(existing) = self.topics.get(&topic) else {
+    fn delete_topic(&mut self, at: TimestampMs, topic: TopicId) -> Outcome {
+        let Some(existing) = self.topics.get(&topic).map(Arc::clone) else {
             return Err(MetaError::UnknownTopic { topic });
         };
+        // Before its first head moves, too: an object may be on its way.
+        if existing.config.remote_storage_enable {
+            if self.archive.deleted.len() >= DELETED_TOPICS_MAX {
+                return Err(full("deleted topics in the archive", DELETED_TOPICS_MAX as u64));
+            }
+            self.bury(topic, Arc::clone(&existing.name), at);
+        }
         let key = collision_key(&existing.name);
         let partitions = existing.partitions.len() as u64;
         self.partitions = self.partitions.saturating_sub(partitions);
@@ -467,6 +533,9 @@ fn altered_configs(
     }
     overrides.append(&mut canonical_all(set)?);
     let config = topic_config(&overrides, existing.replication_factor)?;
+    if existing.config.remote_storage_enable && !config.remote_storage_enable {
+        return Err(ConfigError::ArchiveStays);
+    }
     Ok((overrides, config))
 }
 

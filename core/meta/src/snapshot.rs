@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millstream_types::{
-    BrokerId, ClusterId, DirectoryId, LeaderEpoch, ProducerId, TimestampMs, TopicId,
+    BrokerId, ClusterId, DirectoryId, LeaderEpoch, PartitionIndex, ProducerId, TimestampMs, TopicId,
 };
 use serde::{Deserialize, Serialize};
 
+use crate::archive::{ArchiveHead, ArchiveState, DeletedTopic};
 use crate::command::{CommandId, Endpoint};
 use crate::config::{ConfigError, TopicConfig};
 use crate::form;
@@ -53,6 +54,9 @@ struct SnapshotForm {
     producer_id_next: ProducerId,
     brokers: Vec<BrokerForm>,
     topics: Vec<TopicForm>,
+    /// Deleted topics that the archive still holds objects of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    deleted: Vec<DeletedForm>,
     applied: Vec<AppliedForm>,
 }
 
@@ -76,6 +80,25 @@ struct TopicForm {
     replication_factor: u16,
     configs: BTreeMap<String, String>,
     partitions: Vec<PartitionForm>,
+    /// The archive's heads of those partitions that have one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    archive: Vec<HeadForm>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HeadForm {
+    #[serde(with = "form::partition")]
+    partition: PartitionIndex,
+    head: ArchiveHead,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DeletedForm {
+    #[serde(with = "form::text")]
+    id: TopicId,
+    name: String,
+    #[serde(with = "form::timestamp")]
+    deleted_ms: TimestampMs,
 }
 
 /// Replicas, in-sync set, leader, leader epoch, partition epoch.
@@ -111,7 +134,8 @@ impl MetaMachine {
             placed: state.placed,
             producer_id_next: ProducerId(state.producer_id_next),
             brokers: state.brokers.values().map(|broker| broker_form(broker)).collect(),
-            topics: state.topics.values().map(|topic| topic_form(topic)).collect(),
+            topics: state.topics.values().map(|topic| topic_form(state, topic)).collect(),
+            deleted: state.deleted_topics().map(deleted_form).collect(),
             applied: self
                 .applied()
                 .iter()
@@ -134,11 +158,19 @@ impl MetaMachine {
         let cluster = form.cluster.as_deref().map(parse_cluster).transpose()?;
         let mut topics = BTreeMap::new();
         let mut names = BTreeMap::new();
-        for form in form.topics {
+        let mut archive = ArchiveState::default();
+        for mut form in form.topics {
+            let heads = std::mem::take(&mut form.archive);
             let topic = topic_of(form)?;
+            if !heads.is_empty() {
+                let heads = heads.into_iter().map(|form| (form.partition, form.head)).collect();
+                Arc::make_mut(&mut archive.heads).insert(topic.id, Arc::new(heads));
+            }
             names.insert(collision_key(&topic.name), topic.id);
             topics.insert(topic.id, Arc::new(topic));
         }
+        let deleted = form.deleted.into_iter().map(deleted_of);
+        archive.deleted = Arc::new(deleted.collect());
         let brokers = form.brokers.into_iter().map(|form| (form.id, Arc::new(broker_of(form))));
         let state = MetaState {
             format: form.format,
@@ -151,6 +183,7 @@ impl MetaMachine {
             brokers: Arc::new(brokers.collect()),
             topics: Arc::new(topics),
             names: Arc::new(names),
+            archive,
         };
         state.check()?;
         let applied = form.applied.into_iter().map(|form| (form.id, form.outcome));
@@ -180,7 +213,16 @@ fn broker_of(form: BrokerForm) -> Broker {
     }
 }
 
-fn topic_form(topic: &Topic) -> TopicForm {
+fn deleted_form((id, topic): (TopicId, &DeletedTopic)) -> DeletedForm {
+    DeletedForm { id, name: topic.name.as_ref().to_owned(), deleted_ms: topic.deleted }
+}
+
+fn deleted_of(form: DeletedForm) -> (TopicId, DeletedTopic) {
+    (form.id, DeletedTopic { name: form.name.into(), deleted: form.deleted_ms })
+}
+
+fn topic_form(state: &MetaState, topic: &Topic) -> TopicForm {
+    let heads = state.archive.heads.get(&topic.id).into_iter().flat_map(|heads| heads.iter());
     TopicForm {
         id: topic.id,
         name: topic.name.as_ref().to_owned(),
@@ -188,6 +230,7 @@ fn topic_form(topic: &Topic) -> TopicForm {
         replication_factor: topic.replication_factor,
         configs: topic.overrides.clone(),
         partitions: topic.partitions.iter().map(partition_form).collect(),
+        archive: heads.map(|(index, head)| HeadForm { partition: *index, head: *head }).collect(),
     }
 }
 

@@ -9,6 +9,7 @@ use millstream_types::{
     BrokerId, ClusterId, DirectoryId, LeaderEpoch, PartitionIndex, ProducerId, TimestampMs, TopicId,
 };
 
+use crate::archive::ArchiveState;
 use crate::command::Endpoint;
 use crate::config::TopicConfig;
 use crate::name::{collision_key, validate_topic_name};
@@ -27,6 +28,7 @@ pub struct MetaState {
     pub(crate) topics: Arc<BTreeMap<TopicId, Arc<Topic>>>,
     /// Topics by [`collision_key`] of their name, which is unique.
     pub(crate) names: Arc<BTreeMap<Arc<str>, TopicId>>,
+    pub(crate) archive: ArchiveState,
 }
 
 /// A registered broker.
@@ -213,6 +215,9 @@ impl MetaState {
         let partitions: u64 = self.topics.values().map(|t| t.partitions.len() as u64).sum();
         rule(self.partitions == partitions, "the partitions are counted")?;
         rule(self.partitions <= self.placed, "each partition was placed")?;
+        if let Some(broken) = self.archive_fault() {
+            return Err(InvariantError(broken));
+        }
         self.check_brokers()?;
         self.topics.iter().try_for_each(|(id, topic)| self.check_topic(*id, topic))
     }

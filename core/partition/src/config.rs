@@ -40,6 +40,9 @@ pub struct PartitionConfig {
     pub log: LogConfig,
     /// Durability and the in-sync set.
     pub replica: ReplicaConfig,
+    /// Whether the partition is archived: then its log keeps what is not in the archive yet, and
+    /// `log`'s retention is that of the local copies.
+    pub archived: bool,
     /// Timestamps.
     pub timestamps: TimestampPolicy,
     /// The largest batch taken, header included, in bytes (`max.message.bytes`).

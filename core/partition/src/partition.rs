@@ -1,10 +1,11 @@
 //! The partition: takes batches, completions and the time; moves replica and log together.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use millstream_env::disk::{DiskResult, FileId, OpToken};
 use millstream_log::{
-    Context, Cursor, LogError, OpenError, PartitionLog, ReadError, ReadPlan, Replay,
+    Beginning, Context, Cursor, LogError, OpenError, PartitionLog, ReadError, ReadPlan, Replay,
 };
 use millstream_replica::{
     Action, Admission, Durability, Input, Positions, ProducerTable, Refusal, Replica, SnapshotError,
@@ -119,6 +120,8 @@ pub struct Partition {
     config: PartitionConfig,
     replica: Replica,
     log: PartitionLog,
+    /// What the archive holds, by the cluster's metadata; empty while nothing is archived.
+    archive: Range<Offset>,
     /// Reused between steps; empty between calls.
     actions: Vec<Action>,
     /// The log's end when it was last maintained: one that has not moved is idle.
@@ -137,6 +140,20 @@ impl Partition {
         config: PartitionConfig,
         now: TimestampMs,
     ) -> Result<Self, RecoverError> {
+        Self::open_at(context, config, None, now)
+    }
+
+    /// [`Partition::open`] of one that goes on where its archive ends, if its log holds nothing
+    /// from before; see [`PartitionLog::open_at`].
+    ///
+    /// # Errors
+    /// As [`Partition::open`].
+    pub fn open_at(
+        context: Context,
+        config: PartitionConfig,
+        beginning: Option<&Beginning>,
+        now: TimestampMs,
+    ) -> Result<Self, RecoverError> {
         let mut producers = Ok(ProducerTable::default());
         let mut replay = |event: Replay<'_>| match event {
             Replay::ProducerSnapshot(bytes) => producers = ProducerTable::from_snapshot(&bytes),
@@ -147,7 +164,8 @@ impl Partition {
             }
         };
         let dir = context.dir.clone();
-        let log = PartitionLog::open(Context { config: config.log, ..context }, now, &mut replay)?;
+        let context = Context { config: config.log, ..context };
+        let log = PartitionLog::open_at(context, beginning, now, &mut replay)?;
         let producers = producers.map_err(|source| RecoverError::Producers { dir, source })?;
         let recovered = Positions {
             start: log.start(),
@@ -157,7 +175,9 @@ impl Partition {
             end: log.end(),
         };
         let replica = Replica::new(config.replica, recovered, producers);
-        Ok(Self { config, replica, log, actions: Vec::new(), end_at_maintenance: Offset::MAX })
+        let archive = Offset::ZERO..Offset::ZERO;
+        let (actions, end_at_maintenance) = (Vec::new(), Offset::MAX);
+        Ok(Self { config, replica, log, archive, actions, end_at_maintenance })
     }
 
     /// Takes up the partition's leadership.
@@ -239,6 +259,54 @@ impl Partition {
         self.replica.positions()
     }
 
+    /// The first offset that can be read, here or from the archive.
+    #[must_use]
+    pub fn earliest(&self) -> Offset {
+        let local = self.replica.positions().start;
+        if self.archive.is_empty() { local } else { local.min(self.archive.start) }
+    }
+
+    /// Whether the partition's topic is archived.
+    #[must_use]
+    pub const fn is_archived(&self) -> bool {
+        self.config.archived
+    }
+
+    /// What the archive holds, as far as [`Partition::set_archive`] told.
+    #[must_use]
+    pub const fn archive(&self) -> &Range<Offset> {
+        &self.archive
+    }
+
+    /// Takes up what the archive holds: call it when the cluster's metadata says so. Up to its end
+    /// the log may be forgotten.
+    pub fn set_archive(&mut self, held: Range<Offset>) {
+        self.archive = held;
+    }
+
+    /// Up to where records may be archived: what is committed and survives a power cut, so that
+    /// the log never ends before its archive does.
+    #[must_use]
+    pub fn archivable_end(&self) -> Offset {
+        let positions = self.replica.positions();
+        positions.high_watermark.min(positions.durable)
+    }
+
+    /// Has everything written synced, where the topic's durability leaves that to chance.
+    ///
+    /// # Errors
+    /// [`LogError`] from the disk.
+    pub fn sync(&mut self, now: TimestampMs) -> Result<(), LogError> {
+        self.log.sync()?;
+        self.observe(now)
+    }
+
+    /// Up to where the log may be forgotten.
+    fn forgettable_end(&self) -> Offset {
+        let committed = self.replica.positions().high_watermark;
+        if self.config.archived { committed.min(self.archive.end) } else { committed }
+    }
+
     /// The epoch of the current leadership, if this broker leads.
     #[must_use]
     pub const fn leading(&self) -> Option<LeaderEpoch> {
@@ -310,8 +378,7 @@ impl Partition {
         if std::mem::replace(&mut self.end_at_maintenance, end) == end {
             self.log.drop_tail();
         }
-        let limit = self.replica.positions().high_watermark;
-        if self.log.would_forget_producers(now, limit) {
+        if self.log.would_forget_producers(now, self.forgettable_end()) {
             // What is due goes later, when another segment carries the producers' state.
             self.roll()?;
         }
@@ -325,7 +392,7 @@ impl Partition {
     /// # Errors
     /// [`LogError`] from the disk.
     pub fn forget_oldest(&mut self, now: TimestampMs) -> Result<bool, LogError> {
-        let limit = self.replica.positions().high_watermark;
+        let limit = self.forgettable_end();
         if self.log.would_forget_producers(now, limit) {
             return Ok(false);
         }

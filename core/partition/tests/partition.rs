@@ -45,6 +45,7 @@ fn config(timestamps: TimestampPolicy) -> PartitionConfig {
         timestamps,
         batch_bytes_max: 500,
         producer_expiration_ms: 1000,
+        archived: false,
     }
 }
 

@@ -85,7 +85,7 @@ async fn an_s3_server_holds_an_archive() {
 #[test]
 fn a_location_that_is_none_says_what_is_expected() {
     for url in ["s3://", "s3:///prefix", "http://bucket", "s3://b/a//double"] {
-        let refused = Store::s3(url);
+        let refused = Store::s3(url, &[]);
         let told = refused.as_ref().map_or_else(ToString::to_string, |_| String::new());
         assert!(told.starts_with("archive location `"), "{url}: {refused:?}");
     }

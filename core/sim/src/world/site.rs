@@ -184,6 +184,7 @@ fn config(
             TimestampPolicy::CreateTime { before_max_ms: DAY_MS * 10, after_max_ms: DAY_MS }
         },
         batch_bytes_max: BATCH_BYTES_DEFAULT,
+        archived: false,
         producer_expiration_ms: if forgets { 0 } else { DAY_MS * 10 },
     }
 }

@@ -4,6 +4,10 @@ use bytes::{Bytes, BytesMut};
 use millstream_types::ErrorCode;
 use thiserror::Error;
 
+use super::archive::{
+    ArchiveStatusRequest, ArchiveStatusResponse, ArchivedTopicsRequest, ArchivedTopicsResponse,
+    RestoreTopicRequest, RestoreTopicResponse, VerifyArchiveRequest, VerifyArchiveResponse,
+};
 use super::cluster::{
     BrokerStatusRequest, BrokerStatusResponse, InitProducerRequest, InitProducerResponse,
     ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse,
@@ -111,6 +115,14 @@ apis! {
     InitProducer = 7, InitProducerRequest, InitProducerResponse;
     /// A broker's counters.
     BrokerStatus = 8, BrokerStatusRequest, BrokerStatusResponse;
+    /// How far partitions are archived.
+    ArchiveStatus = 9, ArchiveStatusRequest, ArchiveStatusResponse;
+    /// A check of one archived range.
+    VerifyArchive = 10, VerifyArchiveRequest, VerifyArchiveResponse;
+    /// The topics that the archive's store holds.
+    ArchivedTopics = 11, ArchivedTopicsRequest, ArchivedTopicsResponse;
+    /// Makes a topic of what the store holds.
+    RestoreTopic = 12, RestoreTopicRequest, RestoreTopicResponse;
 }
 
 /// Why a request's body cannot be read.

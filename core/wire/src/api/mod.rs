@@ -7,6 +7,7 @@
 //! Decoders take any bytes without panicking, allocate in proportion to what they are given, and
 //! ignore bytes after the last field that they know.
 
+mod archive;
 mod call;
 mod cluster;
 mod codec;
@@ -17,6 +18,11 @@ mod reply;
 mod subscribe;
 mod topics;
 
+pub use archive::{
+    ARCHIVE_PARTITIONS_MAX, ArchivePartitionStatus, ArchiveStatusRequest, ArchiveStatusResponse,
+    ArchivedTopicEntry, ArchivedTopicsRequest, ArchivedTopicsResponse, RestoreTopicRequest,
+    RestoreTopicResponse, RestoredRange, VerifyArchiveRequest, VerifyArchiveResponse,
+};
 pub use call::{
     API_VERSION, ApiKey, Call, Request, RequestError, Response, read_response, request_frame,
     response_frame,

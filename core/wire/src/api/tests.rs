@@ -285,6 +285,55 @@ fn described() -> TopicDescription {
 }
 
 #[test]
+fn archiving() {
+    let at = |value| Offset::new(value).unwrap();
+    let topics = Some(vec!["t".to_owned()]);
+    check_request("archive-status-request", ArchiveStatusRequest { topics, skip: 7 });
+    let partition = ArchivePartitionStatus {
+        name: "t".to_owned(),
+        topic: TOPIC,
+        partition: PartitionIndex(2),
+        start: at(1),
+        end: at(20),
+        local_start: at(15),
+        high_watermark: at(25),
+        backlog_bytes: 3,
+        waiting_ms: 4,
+        objects: 5,
+        object_bytes: 6,
+        log_bytes: 7,
+        error: "e".to_owned(),
+    };
+    let response = ArchiveStatusResponse {
+        store: "s".to_owned(),
+        store_error: String::new(),
+        partitions: vec![partition],
+    };
+    check_response("archive-status-response", response);
+    let from = at(9);
+    let verify = VerifyArchiveRequest { topic: TOPIC, partition: PartitionIndex(1), from };
+    check_request("verify-archive-request", verify);
+    let response = VerifyArchiveResponse {
+        next: Some(at(10)),
+        object: "o".to_owned(),
+        records: 1,
+        object_bytes: 2,
+        compared: 3,
+        fault: "f".to_owned(),
+    };
+    check_response("verify-archive-response", response);
+    check_request("archived-topics-request", ArchivedTopicsRequest {});
+    let (name, exists) = ("t".to_owned(), true);
+    let topics = vec![ArchivedTopicEntry { name, topic: TOPIC, partitions: 4, exists }];
+    check_response("archived-topics-response", ArchivedTopicsResponse { topics });
+    let (name, topic) = ("t".to_owned(), Some(TOPIC));
+    check_request("restore-topic-request", RestoreTopicRequest { command: COMMAND, name, topic });
+    let restored = RestoredRange { error: ErrorCode::None, start: at(1), end: at(2) };
+    let response = RestoreTopicResponse { topic: TOPIC, partitions: vec![restored] };
+    check_response("restore-topic-response", response);
+}
+
+#[test]
 fn describing() {
     check_request("describe-topics-request", DescribeTopicsRequest { topics: Some(vec![]) });
     let topics = vec![described()];

@@ -1,0 +1,293 @@
+//! The archive as this broker uses it: its store, and what it knows of each partition that is
+//! archived. `offload` moves ranges into it, `upkeep` takes out what retention and deletion give
+//! up, `feed` reads from it.
+
+mod feed;
+mod offload;
+mod slot;
+mod upkeep;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use millstream_env::clock::Clock;
+use millstream_log::{Beginning, EpochHistory, EpochStart};
+use millstream_meta::{ArchiveHead, ManifestDigest, MetaState, Topic};
+use millstream_quorum::Quorum;
+use millstream_service::ServiceError;
+use millstream_tiered::{
+    ArchiveError, Digest, Head, Identity, RangeEnd, ReadCache, Store, StoreError,
+};
+use millstream_types::{ClusterId, ErrorCode, LeaderEpoch, Offset, TopicPartition};
+use tokio::sync::OnceCell;
+
+pub(crate) use feed::Feed;
+pub(crate) use offload::run;
+use slot::Slot;
+
+use crate::config::ArchiveSection;
+use crate::ids::Ids;
+
+/// How long a start waits for the store's probe. A store that is not there keeps nobody from
+/// producing: what needs it waits.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Where objects lie, as the operator said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Location {
+    Directory(PathBuf),
+    S3(String),
+}
+
+/// The store, once it was probed.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) store: Store,
+    pub(crate) cache: Arc<ReadCache>,
+}
+
+/// What the archive did so far.
+#[derive(Debug, Default)]
+struct Counters {
+    ranges: AtomicU64,
+    log_bytes: AtomicU64,
+    object_bytes: AtomicU64,
+    failures: AtomicU64,
+    removed: AtomicU64,
+    read_bytes: AtomicU64,
+}
+
+/// Everything that the archive's parts share.
+#[derive(Debug)]
+pub(crate) struct Archives {
+    cluster: ClusterId,
+    location: Location,
+    config: ArchiveSection,
+    clock: Arc<dyn Clock>,
+    quorum: Arc<Quorum>,
+    opened: OnceCell<Opened>,
+    slots: Mutex<BTreeMap<TopicPartition, Arc<Slot>>>,
+    /// What waits to be archived, as of the last look.
+    backlog_bytes: AtomicU64,
+    counters: Counters,
+}
+
+impl Archives {
+    pub(crate) fn new(
+        config: &ArchiveSection,
+        dir: &Path,
+        cluster: ClusterId,
+        clock: Arc<dyn Clock>,
+        quorum: Arc<Quorum>,
+    ) -> Self {
+        let location = match &*config.location {
+            "" => Location::Directory(dir.join("archive")),
+            url if url.starts_with("s3://") => Location::S3(url.to_owned()),
+            path => Location::Directory(PathBuf::from(path)),
+        };
+        Self {
+            cluster,
+            location,
+            config: config.clone(),
+            clock,
+            quorum,
+            opened: OnceCell::new(),
+            slots: Mutex::default(),
+            backlog_bytes: AtomicU64::new(0),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Probes the store before the broker takes requests, if it has one in use or was given one. A
+    /// store that does not answer is tried again later.
+    ///
+    /// # Errors
+    /// The store's, where no later try could end better: it cannot hold an archive.
+    pub(crate) async fn start(&self) -> Result<(), StoreError> {
+        let in_use = self.quorum.state().topics().any(|topic| topic.config.remote_storage_enable);
+        if !in_use && self.config.location.is_empty() {
+            return Ok(());
+        }
+        let probed = tokio::time::timeout(PROBE_TIMEOUT, self.opened());
+        match probed.await {
+            Ok(Err(error)) if !error.is_retriable() => Err(error),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the archive's store cannot be used yet; trying again");
+                Ok(())
+            }
+            Ok(Ok(_)) => Ok(()),
+            Err(_elapsed) => {
+                tracing::warn!("the archive's store does not answer; trying again");
+                Ok(())
+            }
+        }
+    }
+
+    /// The store, opened and probed by the first who asks.
+    pub(crate) async fn opened(&self) -> Result<&Opened, StoreError> {
+        let open = || async {
+            let store = match &self.location {
+                Location::Directory(dir) => Store::directory(dir)?,
+                Location::S3(url) => self.s3(url)?,
+            };
+            let nonce = u128::from_be_bytes(Ids::random().unwrap_or_default());
+            store.probe(nonce).await?;
+            tracing::info!(store = ?store, "the archive's store lets exactly one writer win");
+            let cache = ReadCache::new(store.clone(), self.config.cache_bytes);
+            Ok(Opened { store, cache })
+        };
+        self.opened.get_or_try_init(open).await
+    }
+
+    fn s3(&self, url: &str) -> Result<Store, StoreError> {
+        let mut settings = Vec::new();
+        let path_style = if self.config.s3_path_style { "false" } else { "true" };
+        settings.push(("aws_virtual_hosted_style_request", path_style));
+        for (name, value) in
+            [("aws_endpoint", &self.config.s3_endpoint), ("aws_region", &self.config.s3_region)]
+        {
+            if !value.is_empty() {
+                settings.push((name, value));
+            }
+        }
+        Store::s3(url, &settings)
+    }
+
+    /// The cluster's metadata.
+    pub(crate) fn state(&self) -> Arc<MetaState> {
+        self.quorum.state()
+    }
+
+    fn slots(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether no more may be appended to archived topics: what waits to be archived has reached
+    /// its bound. Says what to do.
+    pub(crate) fn check_room(&self) -> Result<(), ServiceError> {
+        let (behind, max) =
+            (self.backlog_bytes.load(Ordering::Relaxed), self.config.backlog_bytes_max);
+        if behind <= max {
+            return Ok(());
+        }
+        let message = format!(
+            "{behind} bytes wait to be archived, more than archive.backlog_bytes_max = {max}: see \
+             `millstream archive status` for what keeps the archive from taking them"
+        );
+        Err(ServiceError::new(ErrorCode::NoSpace, message))
+    }
+
+    /// Notes how much waits to be archived in all.
+    fn note_backlog(&self, behind: u64) {
+        let before = self.backlog_bytes.swap(behind, Ordering::Relaxed);
+        let max = self.config.backlog_bytes_max;
+        if before <= max && behind > max {
+            tracing::error!(behind, max, "archived topics take no more until some is archived");
+        } else if before <= max / 2 && behind > max / 2 {
+            tracing::warn!(behind, max, "half of what may wait to be archived does");
+        }
+    }
+
+    /// What is known of a partition's archive. The slot of one that was deleted is dropped by
+    /// upkeep.
+    pub(crate) fn slot(&self, topic: &Topic, id: TopicPartition) -> Arc<Slot> {
+        let mut slots = self.slots();
+        let slot = slots.entry(id).or_insert_with(|| {
+            let identity = Identity {
+                cluster: self.cluster,
+                topic: topic.name.to_string(),
+                topic_id: id.topic,
+                partition: id.partition,
+            };
+            Arc::new(Slot::new(id, identity))
+        });
+        Arc::clone(slot)
+    }
+
+    /// A partition's slot, if its topic exists.
+    fn find(&self, state: &MetaState, id: TopicPartition) -> Option<Arc<Slot>> {
+        let topic = state.topic(id.topic)?;
+        topic.partition(id.partition)?;
+        Some(self.slot(topic, id))
+    }
+
+    /// Where the log of a partition begins that holds nothing from before `at`, or nothing at all:
+    /// where a range of its archive ends. `None` if no range ends there.
+    pub(crate) async fn beginning(
+        &self,
+        topic: &Topic,
+        id: TopicPartition,
+        at: Option<Offset>,
+    ) -> Result<Option<Beginning>, ArchiveError> {
+        let slot = self.slot(topic, id);
+        let mut archive = slot.lock(self).await?;
+        let Some(archive) = archive.as_mut() else { return Ok(None) };
+        let Some(head) = archive.head().copied() else { return Ok(None) };
+        let Some(at) = at.or(Offset::new(head.end)) else { return Ok(None) };
+        Ok(archive.end_of_range(at).await?.and_then(|end| beginning(at, end)))
+    }
+
+    /// Counters by name, for the broker's metrics.
+    pub(crate) fn counters(&self) -> Vec<(&'static str, u64)> {
+        let counters = &self.counters;
+        [
+            ("archive_ranges_total", &counters.ranges),
+            ("archive_log_bytes_total", &counters.log_bytes),
+            ("archive_object_bytes_total", &counters.object_bytes),
+            ("archive_failures_total", &counters.failures),
+            ("archive_objects_removed_total", &counters.removed),
+            ("archive_read_bytes_total", &counters.read_bytes),
+        ]
+        .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
+        .to_vec()
+    }
+
+    /// Gauges by name.
+    pub(crate) fn gauges(&self) -> Vec<(&'static str, u64)> {
+        let backlog = self.backlog_bytes.load(Ordering::Relaxed);
+        let partitions = self.slots().len() as u64;
+        vec![("archive_backlog_bytes", backlog), ("archive_partitions", partitions)]
+    }
+}
+
+/// The store's word on a partition's state as its log begins with it.
+fn beginning(offset: Offset, end: RangeEnd) -> Option<Beginning> {
+    let starts = end.epochs.into_iter().map(|(epoch, start)| EpochStart { epoch, start });
+    let epochs = EpochHistory::from_starts(starts.collect())?;
+    Some(Beginning { offset, epochs, producer_snapshot: end.producers })
+}
+
+/// A head as the metadata keeps it.
+pub(crate) fn to_meta(head: &Head) -> ArchiveHead {
+    ArchiveHead {
+        number: head.number,
+        digest: ManifestDigest(head.digest.to_bytes()),
+        start: Offset::new(head.start).unwrap_or(Offset::ZERO),
+        end: Offset::new(head.end).unwrap_or(Offset::ZERO),
+        leader_epoch: LeaderEpoch(head.leader_epoch),
+    }
+}
+
+/// A head as the store's manifests have it.
+pub(crate) fn to_store(head: &ArchiveHead) -> Head {
+    Head {
+        number: head.number,
+        digest: Digest::from_bytes(head.digest.0),
+        start: head.start.value(),
+        end: head.end.value(),
+        leader_epoch: head.leader_epoch.0,
+    }
+}
+
+/// An archive's error as a client sees it.
+pub(crate) fn service_error(error: &ArchiveError) -> ServiceError {
+    let code = match error {
+        ArchiveError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+        error if error.is_retriable() => ErrorCode::Unavailable,
+        _ => ErrorCode::Internal,
+    };
+    ServiceError::new(code, error.to_string())
+}

@@ -1,0 +1,157 @@
+//! Old records leave the local disk for the archive, and nobody who reads them notices.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use millstream_tests::{
+    Broker, Dice, Options, consume, json_lines, partition_dir, produce, success, wait_until,
+};
+use serde_json::{Value, json};
+
+const TOPIC: &str = "orders";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A broker that archives small ranges at once.
+fn options(more: &[(&str, &str)]) -> Options {
+    let set = [
+        ("MILLSTREAM_ARCHIVE__RANGE_BYTES_MAX", "65536"),
+        ("MILLSTREAM_ARCHIVE__INTERVAL_MS", "20"),
+        ("MILLSTREAM_STORAGE__MAINTENANCE_INTERVAL_MS", "50"),
+    ];
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    let environment = set.iter().chain(more).map(owned).collect();
+    Options { environment, ..Options::default() }
+}
+
+fn create(broker: &Broker, partitions: u32, configs: &[&str]) -> Result<()> {
+    let partitions = partitions.to_string();
+    let mut arguments = vec!["topic", "create", TOPIC, "-p", &partitions];
+    let always = [
+        "remote.storage.enable=true",
+        "segment.bytes=65536",
+        "archive.lag.max.ms=1000",
+        "retention.ms=-1",
+    ];
+    for config in always.iter().chain(configs) {
+        arguments.extend(["-c", config]);
+    }
+    success(&broker.millstream(&arguments)?).map(drop)
+}
+
+/// Records that no two are alike of, with keys, headers, nulls and times.
+fn records(from: u64, to: u64) -> Vec<Value> {
+    let mut dice = Dice::new(from + 1);
+    let record = |number: u64| {
+        let filler = "x".repeat(usize::try_from(dice.below(300)).unwrap_or(0));
+        json!({
+            "key": format!("key {}", number % 50),
+            "value": format!("{number} {filler}"),
+            "timestamp": 1_700_000_000_000_u64 + number * 1000,
+            "headers": [["n", number.to_string()], ["n", "again"]],
+        })
+    };
+    (from..to).map(record).collect()
+}
+
+/// Everything in the topic, in order of partition and offset.
+fn everything(broker: &Broker) -> Result<Vec<Value>> {
+    let mut all = consume(broker, TOPIC, &[])?;
+    all.sort_by_key(|record| (record["partition"].as_u64(), record["offset"].as_u64()));
+    Ok(all)
+}
+
+/// Whether two readings are alike, and where they first are not.
+fn same(expected: &[Value], actual: &[Value]) -> Result<()> {
+    let differ = expected.iter().zip(actual).find(|(one, other)| one != other);
+    if let Some((expected, actual)) = differ {
+        bail!("{actual} was read where {expected} was before");
+    }
+    let (expected, actual) = (expected.len(), actual.len());
+    ensure!(expected == actual, "{actual} records were read, {expected} before");
+    Ok(())
+}
+
+/// The first offset that a partition's local files hold.
+fn local_start(dir: &Path) -> Result<u64> {
+    let mut first = u64::MAX;
+    for entry in std::fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let name = name.to_string_lossy();
+        let base = name.split('.').next().and_then(|base| base.parse().ok());
+        first = first.min(base.unwrap_or(u64::MAX));
+    }
+    Ok(first)
+}
+
+/// Waits until the local files of every partition start behind some of its records.
+fn wait_for_local_deletion(broker: &Broker, data: &Path, partitions: u32) -> Result<()> {
+    for partition in 0..partitions {
+        let dir = partition_dir(broker, data, TOPIC, partition)?;
+        let gone = || Ok(local_start(&dir)? > 0);
+        wait_until("the oldest local segments are gone", PATIENCE, gone)?;
+    }
+    Ok(())
+}
+
+/// The archive's Parquet objects.
+fn objects(archive: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut folders = vec![archive.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for entry in entries {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "parquet") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn describe(broker: &Broker) -> Result<Value> {
+    let described = broker.millstream(&["topic", "describe", TOPIC, "-o", "json"])?;
+    let mut lines = json_lines(&success(&described)?)?;
+    lines.pop().context("nothing was described")
+}
+
+#[test]
+fn what_left_the_disk_is_read_as_if_it_had_not() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let data = dir.path().join("data");
+    let broker = Broker::start_with(&data, &options(&[]))?;
+    create(&broker, 2, &["local.retention.ms=-1"])?;
+    produce(&broker, TOPIC, &records(0, 4000), &["--compression", "zstd"])?;
+    let before = everything(&broker)?;
+    ensure!(before.len() == 4000);
+
+    let forget = ["topic", "alter", TOPIC, "-c", "local.retention.ms=0"];
+    success(&broker.millstream(&forget)?)?;
+    produce(&broker, TOPIC, &records(4000, 5000), &[])?;
+    wait_for_local_deletion(&broker, &data, 2)?;
+    let after = everything(&broker)?;
+    ensure!(after.len() == 5000, "{} records", after.len());
+    let old = |record: &&Value| before.contains(record);
+    ensure!(after.iter().filter(old).count() == 4000, "what is archived reads differently");
+    ensure!(!objects(&data.join("archive"))?.is_empty());
+
+    // From the middle of what is archived, and by time.
+    let in_partition_0: Vec<&Value> =
+        after.iter().filter(|record| record["partition"] == 0).collect();
+    let middle = in_partition_0[in_partition_0.len() / 3];
+    let offset = middle["offset"].to_string();
+    let read = consume(&broker, TOPIC, &["--partition", "0", "--from", &offset, "-n", "1"])?;
+    ensure!(read == [middle.clone()], "{read:?} is not {middle}");
+    let log = broker.kill9()?;
+    ensure!(!log.contains("panicked"), "{log}");
+
+    let broker = Broker::start_with(&data, &options(&[]))?;
+    same(&after, &everything(&broker)?).context("after a restart")?;
+    produce(&broker, TOPIC, &records(5000, 5100), &[])?;
+    ensure!(everything(&broker)?.len() == 5100);
+    Ok(())
+}
