@@ -12,13 +12,14 @@ mod attacks;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use millstream_tests::{
-    Broker, Options, json_lines, knob, pause, produce, resident_kib, success, topics, wait_until,
+    Broker, Options, consume, json_lines, knob, pause, produce, resident_kib, success, topics,
+    wait_until,
 };
 use serde_json::json;
 
@@ -30,9 +31,17 @@ use attacker::Attacker;
 const GROWTH_KIB_MAX: u64 = 384 << 10;
 /// What may stay of that afterwards.
 const LASTING_GROWTH_KIB_MAX: u64 = 96 << 10;
+/// Readers that never read; each is sent a frame of 1 MiB.
+const IDLE_READERS: usize = 500;
+/// What the broker may read of old data at once.
+const READ_BYTES_MAX: &str = "33554432";
+/// That, as much again in buffers that are kept to be used again, and what a stream takes.
+const IDLE_GROWTH_KIB_MAX: u64 = 160 << 10;
 /// Records a second of the pair that behaves.
 const RATE: &str = "400";
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
+/// Each test loads the whole machine: one after the other.
+static ALONE: Mutex<()> = Mutex::new(());
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 const BETWEEN_ROUNDS: Duration = Duration::from_millis(5);
 
@@ -113,6 +122,7 @@ fn attack(
 
 #[test]
 fn garbage_harms_nobody_else() -> Result<()> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let seconds = knob("MILLSTREAM_HOSTILE_SECONDS", 5)?;
     let dir = tempfile::tempdir()?;
     // As glibc does before it has seen larger ones freed: it gives back what is this large, so that
@@ -169,5 +179,39 @@ fn garbage_harms_nobody_else() -> Result<()> {
     let (status, log) = broker.terminate(ENDS_WITHIN)?;
     assert!(status.success(), "{status}: {log}");
     assert!(!log.contains("panicked"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn readers_of_old_data_that_never_read_hold_little_and_stop_nobody() -> Result<()> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let dir = tempfile::tempdir()?;
+    let environment = [
+        ("MILLSTREAM_STORAGE__READ_BYTES_MAX", READ_BYTES_MAX),
+        ("MILLSTREAM_STORAGE__TAIL_CACHE_BYTES", "0"),
+        ("MALLOC_MMAP_THRESHOLD_", "131072"),
+    ];
+    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let options = Options { environment, ..Options::default() };
+    let broker = Broker::start_with(&dir.path().join("data"), &options)?;
+    let bait = topic_to_abuse(&broker)?;
+    let before = resident_kib(broker.pid())?;
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let held = runtime.block_on(async {
+        let mut attacker = Attacker::new(broker.quic(), broker.ca(), bait)?;
+        attacker.stream_window = 64 << 10;
+        attacks::never_reading(&attacker, IDLE_READERS).await
+    })?;
+    let mut peak = before;
+    for _ in 0..3 {
+        let read = consume(&broker, "bait", &[])?;
+        assert_eq!(read.len(), 200);
+        peak = peak.max(resident_kib(broker.pid())?);
+    }
+    let growth = peak - before;
+    println!("{IDLE_READERS} readers that never read: {growth} KiB more than before");
+    assert!(growth < IDLE_GROWTH_KIB_MAX, "the broker grew by {growth} KiB");
+    drop(held);
     Ok(())
 }

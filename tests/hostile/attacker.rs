@@ -21,6 +21,8 @@ pub(crate) struct Attacker {
     pub(crate) broker: SocketAddr,
     /// A topic of one partition that holds much.
     pub(crate) bait: [u8; 16],
+    /// What it takes of one stream that it does not read, in bytes.
+    pub(crate) stream_window: u32,
     endpoint: Endpoint,
     roots: rustls::RootCertStore,
 }
@@ -31,7 +33,7 @@ impl Attacker {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(ca).context("no certificate in the CA file")?)?;
         let endpoint = Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0)))?;
-        Ok(Attacker { broker, bait, endpoint, roots })
+        Ok(Attacker { broker, bait, stream_window: 1 << 20, endpoint, roots })
     }
 
     /// A connection, with no word said yet.
@@ -49,6 +51,7 @@ impl Attacker {
         let mut transport = quinn::TransportConfig::default();
         // It keeps what it never reads: as much as it is given.
         transport.receive_window(VarInt::from_u32(1 << 28));
+        transport.stream_receive_window(self.stream_window.into());
         config.transport_config(Arc::new(transport));
         let connecting = self.endpoint.connect_with(config, self.broker, "localhost")?;
         Ok(tokio::time::timeout(CONNECT_WITHIN, connecting).await??)

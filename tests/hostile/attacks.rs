@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use millstream_tests::Dice;
-use quinn::{Connection, ConnectionError, VarInt};
+use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::net::UdpSocket;
 
 use crate::attacker::{Attacker, frame, frame_that_claims, hello, open_produce, open_subscription};
@@ -212,9 +212,10 @@ async fn large_frames_held_back(attacker: Arc<Attacker>) -> Result<()> {
     let mut held = Vec::new();
     for _ in 0..16 {
         let (mut send, recv) = connection.open_bi().await?;
-        send.write_all(&open_produce(&attacker.bait)).await?;
-        let bytes = frame_that_claims(BATCH_MAX, 7, &body);
-        // Flow control stops what the broker has no room for.
+        let mut bytes = open_produce(&attacker.bait);
+        bytes.extend(frame_that_claims(BATCH_MAX, 7, &body));
+        // Flow control stops what the broker has no room for, on this stream or, where the
+        // connection's window is full, on all of them.
         let sent = tokio::time::timeout(Duration::from_millis(200), send.write_all(&bytes)).await;
         held.push((send, recv, sent.is_ok()));
     }
@@ -294,6 +295,22 @@ async fn never_read(attacker: Arc<Attacker>) -> Result<()> {
         leave(&connection);
     }
     Ok(())
+}
+
+/// So many subscriptions of which not a byte is read; they last as long as what is returned.
+pub(crate) async fn never_reading(
+    attacker: &Attacker,
+    count: usize,
+) -> Result<(Connection, Vec<(SendStream, RecvStream)>)> {
+    let connection = attacker.greeted().await?;
+    let mut held = Vec::new();
+    for _ in 0..count {
+        let (mut send, recv) = connection.open_bi().await?;
+        send.write_all(&open_subscription(&attacker.bait)).await?;
+        send.finish()?;
+        held.push((send, recv));
+    }
+    Ok((connection, held))
 }
 
 /// Streams that are reset in the middle of a frame, and answers that nobody wants any more.

@@ -6,7 +6,9 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use millstream_types::limits::{BATCH_BYTES_MAX, CONNECTION_STREAMS_MAX};
+use millstream_types::limits::{
+    BATCH_BYTES_MAX, CONNECTION_STREAMS_MAX, CONNECTION_WINDOW_BYTES_MAX, READ_BYTES_MIN,
+};
 use serde::{Deserialize, Serialize};
 
 /// The prefix of environment variables that set config keys.
@@ -136,6 +138,9 @@ pub struct StorageSection {
     pub tail_cache_bytes: u64,
     /// The share of it that one partition may take.
     pub tail_cache_partition_bytes: u64,
+    /// Memory for older data on its way to consumers, all of them together; at least
+    /// [`READ_BYTES_MIN`].
+    pub read_bytes_max: usize,
     /// Writes up to this many bytes are done by the thread that received them; larger ones by the
     /// disk's own, so that the network never waits for them.
     pub inline_write_bytes_max: usize,
@@ -151,6 +156,7 @@ impl Default for StorageSection {
             open_files_max: 512,
             tail_cache_bytes: 256 * 1024 * 1024,
             tail_cache_partition_bytes: 16 * 1024 * 1024,
+            read_bytes_max: 256 * 1024 * 1024,
             inline_write_bytes_max: 64 * 1024,
             read_threads: 8,
             maintenance_interval_ms: 30_000,
@@ -168,6 +174,9 @@ pub struct LimitsSection {
     pub connections_per_address_max: usize,
     /// Streams on one connection: produce sessions, subscriptions and requests together.
     pub streams_per_connection_max: u32,
+    /// Bytes that QUIC's receive windows of all connections may come to, and a quarter more for
+    /// their send windows. Beyond it each connection has 128 KiB of both.
+    pub window_bytes_max: u64,
     /// How long a client may take from its first packet to its Hello.
     pub handshake_timeout_ms: u64,
     /// A connection that says nothing for so long is closed.
@@ -180,6 +189,7 @@ impl Default for LimitsSection {
             connections_max: 10_000,
             connections_per_address_max: 1_000,
             streams_per_connection_max: 2_048,
+            window_bytes_max: 1024 * 1024 * 1024,
             handshake_timeout_ms: 5_000,
             idle_timeout_ms: 30_000,
         }
@@ -320,6 +330,8 @@ impl BrokerConfig {
         let storage = &self.storage;
         within("storage.open_files_max", storage.open_files_max as u64, 16, 1 << 20)?;
         within("storage.read_threads", storage.read_threads as u64, 1, 512)?;
+        let read_bytes = storage.read_bytes_max as u64;
+        within("storage.read_bytes_max", read_bytes, READ_BYTES_MIN as u64, 1 << 40)?;
         let inline = storage.inline_write_bytes_max as u64;
         within("storage.inline_write_bytes_max", inline, 0, BATCH_BYTES_MAX as u64)?;
         within("storage.maintenance_interval_ms", storage.maintenance_interval_ms, 10, 3_600_000)?;
@@ -329,6 +341,8 @@ impl BrokerConfig {
         let streams = u64::from(self.limits.streams_per_connection_max);
         let streams_max = u64::from(CONNECTION_STREAMS_MAX);
         within("limits.streams_per_connection_max", streams, 8, streams_max)?;
+        let windows = self.limits.window_bytes_max;
+        within("limits.window_bytes_max", windows, CONNECTION_WINDOW_BYTES_MAX, 1 << 40)?;
         within("limits.handshake_timeout_ms", self.limits.handshake_timeout_ms, 100, 60_000)?;
         within("limits.idle_timeout_ms", self.limits.idle_timeout_ms, 1_000, 600_000)?;
         within("listen.mtu_max", u64::from(self.listen.mtu_max), 1_200, 6_500)?;
@@ -482,6 +496,10 @@ mod tests {
         assert!(unknown.contains("MILLSTREAM_BROKER__IDD") && unknown.contains("idd"), "{unknown}");
         let range = load(&[("MILLSTREAM_STORAGE__READ_THREADS", "0")]);
         assert!(range.contains("storage.read_threads") && range.contains("1 to 512"), "{range}");
+        let range = load(&[("MILLSTREAM_STORAGE__READ_BYTES_MAX", "1048576")]);
+        assert!(range.contains("read_bytes_max") && range.contains("from 33554432"), "{range}");
+        let range = load(&[("MILLSTREAM_LIMITS__WINDOW_BYTES_MAX", "1048576")]);
+        assert!(range.contains("window_bytes_max") && range.contains("from 67108864"), "{range}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod ids;
 mod offsets;
 mod partitions;
 mod produce;
+mod read_memory;
 mod run;
 mod service;
 mod stats;

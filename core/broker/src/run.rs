@@ -25,6 +25,7 @@ use crate::directory::{self, DirectoryError, Identity};
 use crate::fence::Fence;
 use crate::ids::Ids;
 use crate::partitions::{Partitions, PartitionsConfig};
+use crate::read_memory::ReadMemory;
 use crate::service::BrokerService;
 use crate::stats::{Metrics, Stats};
 
@@ -176,9 +177,8 @@ impl Broker {
         partitions_config.verify = repair;
         let partitions = Arc::new(Partitions::new(partitions_config));
 
-        let mut metrics = Metrics::new(Arc::clone(&stats));
-        add_disk_metrics(&mut metrics, disk);
-        add_partition_metrics(&mut metrics, &partitions, &archives);
+        let read_memory = ReadMemory::new(config.storage.read_bytes_max);
+        let mut metrics = metrics(&stats, disk, &partitions, &archives, &read_memory);
 
         let advertised_host = config.listen.advertised().map(|at| at.bare_host().to_owned());
         let certificates = certificates::prepare(
@@ -197,6 +197,7 @@ impl Broker {
             clock: Arc::clone(&clock),
             ids: Ids::default(),
             stats,
+            read_memory,
             metrics: OnceLock::new(),
         });
         let server_config =
@@ -307,17 +308,25 @@ fn partitions_config(
     }
 }
 
-fn add_partition_metrics(
-    metrics: &mut Metrics,
+/// What the broker reports of itself; the front's counters come once it is bound.
+fn metrics(
+    stats: &Arc<Stats>,
+    disk: &Arc<FileDisk>,
     partitions: &Arc<Partitions>,
     archives: &Arc<Archives>,
-) {
+    read_memory: &Arc<ReadMemory>,
+) -> Metrics {
+    let mut metrics = Metrics::new(Arc::clone(stats));
+    add_disk_metrics(&mut metrics, disk);
     let led = Arc::clone(partitions);
     metrics.add_gauges(move || vec![("partitions_led", led.len() as u64)]);
     let counted = Arc::clone(archives);
     metrics.add_counters(move || counted.counters());
     let measured = Arc::clone(archives);
     metrics.add_gauges(move || measured.gauges());
+    let measured = Arc::clone(read_memory);
+    metrics.add_gauges(move || measured.gauges());
+    metrics
 }
 
 fn add_disk_metrics(metrics: &mut Metrics, disk: &Arc<FileDisk>) {
@@ -429,6 +438,7 @@ fn server_config(
         reset_key: Some(reset_key),
         connections_max: limits.connections_max,
         connections_per_address_max: limits.connections_per_address_max,
+        window_bytes_max: limits.window_bytes_max,
         handshake_timeout: Duration::from_millis(limits.handshake_timeout_ms),
         transport: TransportOptions {
             mtu_bytes_max: config.listen.mtu_max,

@@ -21,6 +21,7 @@ use crate::ids::Ids;
 use crate::offsets;
 use crate::partitions::Partitions;
 use crate::produce::{LogProduceSession, is_allocated};
+use crate::read_memory::ReadMemory;
 use crate::stats::{Metrics, Stats};
 use crate::subscription::LogSubscription;
 
@@ -34,6 +35,7 @@ pub(crate) struct BrokerService {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Ids,
     pub(crate) stats: Arc<Stats>,
+    pub(crate) read_memory: Arc<ReadMemory>,
     /// Set once the front, which has counters of its own, is bound.
     pub(crate) metrics: OnceLock<Metrics>,
 }
@@ -174,8 +176,9 @@ impl Service for BrokerService {
             0 => SUBSCRIPTION_FRAME_BYTES,
             asked => asked.min(SUBSCRIPTION_FRAME_BYTES),
         };
-        let (stats, archives) = (Arc::clone(&self.stats), Arc::clone(&self.archives));
-        let subscription = LogSubscription::new(handle, start, max_bytes, stats, archives);
+        let (memory, stats) = (Arc::clone(&self.read_memory), Arc::clone(&self.stats));
+        let archives = Arc::clone(&self.archives);
+        let subscription = LogSubscription::new(handle, start, max_bytes, memory, stats, archives);
         Ok((SubscriptionOpened { start, log_start, high_watermark, leader_epoch }, subscription))
     }
 }

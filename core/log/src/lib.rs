@@ -28,7 +28,7 @@ pub use config::{ConfigError, LogConfig};
 pub use epoch::{EpochHistory, EpochStart};
 pub use error::{AppendError, Corruption, LogError, OpenError, ReadError};
 pub use log::{Beginning, Context, PartitionLog, Progress};
-pub use read::{Cursor, FileRead, Loaded, ReadPlan};
+pub use read::{Cursor, FileRead, Load, Loaded, ReadPlan};
 pub use recovery::Replay;
 pub use retention::Removed;
 pub use shared::{LogShared, SharedLimits};

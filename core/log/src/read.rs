@@ -17,6 +17,9 @@ use crate::log::{PartitionLog, Sealed};
 use crate::shared::{LogShared, SealedKey};
 use crate::unsealed::Unsealed;
 
+/// Bytes that a lookup may read before the batch that it looks for: a block of the index as usual.
+const LOOKUP_BYTES: u32 = 64 * 1024;
+
 /// Where to read: an offset, and from an earlier read of the same log also its place on disk, so
 /// that reading on needs no lookup. A place that is gone or was never right costs nothing but the
 /// lookup.
@@ -65,6 +68,15 @@ pub enum ReadPlan {
     File(FileRead),
     /// There is nothing between the cursor and the given end yet.
     Empty,
+}
+
+/// What came of a load within given room.
+#[derive(Debug, Clone)]
+pub enum Load {
+    /// It fitted.
+    Done(Loaded),
+    /// A single batch needs so many bytes: load again with that room.
+    Needs(usize),
 }
 
 /// Batches that were read.
@@ -231,29 +243,48 @@ impl FileRead {
         self
     }
 
+    /// The room in memory that a load needs, unless a single batch is larger than was asked for.
+    #[must_use]
+    pub fn room_bytes(&self) -> usize {
+        let (position, lookup_bytes) = match self.from {
+            Start::Block(block) => (block.position, block.length.min(LOOKUP_BYTES)),
+            Start::Index => (HEADER_BLOCK_BYTES, LOOKUP_BYTES),
+        };
+        let left = self.source.limit.saturating_sub(position) as usize;
+        self.max_bytes.saturating_add(lookup_bytes as usize).min(left).max(BATCH_HEADER_BYTES)
+    }
+
     /// Reads the batches. Blocks: call it where that is allowed.
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] where the file does not hold the batches that follow one another,
     /// [`ReadError::Disk`] where it cannot be read.
     pub fn load(&self) -> Result<Loaded, ReadError> {
-        let block = match self.from {
-            Start::Block(block) => block,
-            Start::Index => {
-                let index = self.source.index()?;
-                if index.is_empty() {
-                    BlockStart::of_segment(self.source.file.base())
-                } else {
-                    by_offset(&index, self.offset)
-                }
-            }
-        };
+        Ok(match self.load_within(usize::MAX)? {
+            Load::Done(loaded) => loaded,
+            // Nothing needs more than all the room there is.
+            Load::Needs(_) => Loaded { batches: Bytes::new(), next: Cursor::from(self.offset) },
+        })
+    }
+
+    /// Reads as many of the batches as fit `room_bytes` of memory, but at least one, or tells how
+    /// much one needs. Blocks: call it where that is allowed.
+    ///
+    /// # Errors
+    /// As for [`FileRead::load`].
+    pub fn load_within(&self, room_bytes: usize) -> Result<Load, ReadError> {
+        let block = self.first_block()?;
         let mut walk = self.source.walk(block)?;
-        let read_bytes = self.max_bytes.saturating_add(block.length as usize);
+        let read_bytes = self.max_bytes.saturating_add(block.length as usize).min(room_bytes);
         let mut start = None;
         while let Some(header) = walk.peek(read_bytes, start.is_none())? {
+            let needs = Load::Needs(header.total_bytes());
+            let fits = start.is_some() || header.total_bytes() <= room_bytes;
             if header.next_offset() > self.up_to {
                 if start.is_none() {
+                    if !fits {
+                        return Ok(needs);
+                    }
                     // An end between two batches is the rule: see that the header does not lie.
                     walk.validated(&header)?;
                 }
@@ -267,6 +298,9 @@ impl FileRead {
             let total = header.total_bytes() + (walk.position - from) as usize;
             if start.is_some() && total > self.max_bytes {
                 break;
+            }
+            if !fits {
+                return Ok(needs);
             }
             let Some(bytes) = walk.whole(&header, read_bytes, start.is_none())? else { break };
             // The first batch may start before the first offset that was asked for.
@@ -284,7 +318,19 @@ impl FileRead {
         }
         let from = start.unwrap_or(walk.position);
         let next = self.cursor_after(&walk, start.is_some());
-        Ok(Loaded { batches: walk.slice(from), next })
+        Ok(Load::Done(Loaded { batches: walk.slice(from), next }))
+    }
+
+    fn first_block(&self) -> Result<BlockStart, ReadError> {
+        let Start::Block(block) = self.from else {
+            let index = self.source.index()?;
+            return Ok(if index.is_empty() {
+                BlockStart::of_segment(self.source.file.base())
+            } else {
+                by_offset(&index, self.offset)
+            });
+        };
+        Ok(block)
     }
 
     fn cursor_after(&self, walk: &Walk<'_>, found: bool) -> Cursor {
@@ -393,8 +439,10 @@ impl Walk<'_> {
 
     fn fill(&mut self, bytes: usize) -> Result<(), ReadError> {
         let left = (self.source.limit - self.position) as usize;
-        self.window = self.file.read_at(u64::from(self.position), bytes.min(left))?;
+        // Let go first: the two together would take twice the room.
+        self.window = Bytes::new();
         self.window_at = self.position;
+        self.window = self.file.read_at(u64::from(self.position), bytes.min(left))?;
         Ok(())
     }
 

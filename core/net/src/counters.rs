@@ -40,6 +40,10 @@ counters! {
     bytes_out = "quic_sent_bytes_total";
     /// Payload bytes copied between the transport and the service, in either direction.
     bytes_copied = "quic_copied_bytes_total";
+    /// Times that batches were let go, since their client took nothing, to be read again later.
+    batches_let_go = "quic_subscription_pauses_total";
+    /// Subscriptions ended because others waited too long for memory that they held.
+    overstayed = "quic_subscriptions_overstayed_total";
     /// Streams and connections ended because the peer broke the protocol.
     protocol_errors = "quic_protocol_errors_total";
 }

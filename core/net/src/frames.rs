@@ -314,8 +314,8 @@ pub(crate) async fn send_bytes(
     Ok(())
 }
 
-/// Sends one frame: its header, `prefix`, then `pieces`, which are not copied unless they are so
-/// short that copying is cheaper. Not cancel-safe: a frame half sent ends the stream's use.
+/// Sends one frame: its header, `prefix`, then `body`. Not cancel-safe: a frame half sent ends the
+/// stream's use.
 ///
 /// The caller has checked that the body is within its kind's limit.
 pub(crate) async fn send_pieces(
@@ -323,30 +323,44 @@ pub(crate) async fn send_pieces(
     counters: &Counters,
     header: [u8; FRAME_HEADER_BYTES],
     prefix: &[u8],
-    pieces: &[Bytes],
+    body: &[Bytes],
 ) -> Result<(), WriteError> {
-    let mut chunks = Vec::with_capacity(pieces.len() + 1);
+    let mut pieces = Vec::with_capacity(body.len() + 1);
+    let copied_bytes = frame_pieces(&mut pieces, header, prefix, body);
+    let bytes: usize = pieces.iter().map(Bytes::len).sum();
+    send.write_all_chunks(&mut pieces).await?;
+    add(&counters.bytes_copied, copied_bytes);
+    add(&counters.bytes_out, bytes);
+    Ok(())
+}
+
+/// Adds one frame to what is to be sent: its header, `prefix`, then `body`, which is not copied
+/// unless its pieces are so short that copying is cheaper. Returns how much was.
+///
+/// The caller has checked that the body is within its kind's limit.
+pub(crate) fn frame_pieces(
+    pieces: &mut Vec<Bytes>,
+    header: [u8; FRAME_HEADER_BYTES],
+    prefix: &[u8],
+    body: &[Bytes],
+) -> usize {
     let mut short = BytesMut::with_capacity(FRAME_HEADER_BYTES + prefix.len() + GATHER_BYTES);
     short.extend_from_slice(&header);
     short.extend_from_slice(prefix);
-    let mut copied = 0;
-    for piece in pieces {
+    let mut copied_bytes = 0;
+    for piece in body {
         if piece.len() <= GATHER_BYTES {
             short.extend_from_slice(piece);
-            copied += piece.len();
+            copied_bytes += piece.len();
         } else {
             if !short.is_empty() {
-                chunks.push(short.split().freeze());
+                pieces.push(short.split().freeze());
             }
-            chunks.push(piece.clone());
+            pieces.push(piece.clone());
         }
     }
     if !short.is_empty() {
-        chunks.push(short.freeze());
+        pieces.push(short.freeze());
     }
-    let total: usize = chunks.iter().map(Bytes::len).sum();
-    send.write_all_chunks(&mut chunks).await?;
-    add(&counters.bytes_copied, copied);
-    add(&counters.bytes_out, total);
-    Ok(())
+    copied_bytes
 }

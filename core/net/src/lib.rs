@@ -18,6 +18,7 @@ mod memory;
 pub mod server;
 pub mod tls;
 pub mod transport;
+mod windows;
 
 pub use client::{
     AckReceiver, BatchReceiver, CallError, CloseReason, ConnectError, Connection, Connector,
@@ -41,4 +42,6 @@ pub mod close_code {
     pub const HELLO_TIMEOUT: u32 = 3;
     /// Hello was refused; its reply says why.
     pub const HELLO_REFUSED: u32 = 4;
+    /// Others waited too long for memory that a subscription's unacknowledged bytes held.
+    pub const TOO_SLOW: u32 = 5;
 }

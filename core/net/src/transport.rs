@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_types::limits::CONNECTION_STREAMS_MAX;
+use millstream_types::limits::{CONNECTION_STREAMS_MAX, HELLO_STREAMS_MAX, HELLO_WINDOW_BYTES};
 use quinn::congestion::CubicConfig;
 use quinn::{
     AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt,
@@ -13,13 +13,9 @@ use quinn::{
 
 /// Bytes that one stream may have in flight before its reader took any. Covers 80 MB/s at 50 ms.
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-/// Bytes that a broker lets one connection have unread. Broker streams are read at once into
-/// memory that has its own bound (see `ServerConfig`), so that streams do not stall singly here and
-/// the window only has to cover what is on its way.
-const SERVER_CONNECTION_WINDOW_BYTES: u32 = 64 * 1024 * 1024;
-/// Bytes that one connection may have sent and not yet acknowledged. The payload is shared with
-/// whoever handed it over, so this bounds what a slow peer keeps alive, not a copy.
-const SEND_WINDOW_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes that a client's connection may have sent and not yet acknowledged. The payload is shared
+/// with whoever handed it over, so this bounds what a slow peer keeps alive, not a copy.
+const CLIENT_SEND_WINDOW_BYTES: u64 = 16 * 1024 * 1024;
 /// What may be in flight before the first round trip has taught anything. The window grows only
 /// while it is full, so that a stream of small batches would keep QUIC's usual 10 packets for
 /// ever, and its first large batch would take a round trip for each of them. A burst of this size
@@ -96,7 +92,6 @@ impl TransportOptions {
         let mut config = TransportConfig::default();
         config
             .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
-            .send_window(SEND_WINDOW_BYTES)
             .max_idle_timeout(Some(idle))
             .mtu_discovery_config(Some(discovery))
             // The protocol has neither; a peer that opens one is refused by the transport.
@@ -108,11 +103,17 @@ impl TransportOptions {
         config
     }
 
+    /// As connections begin, before anybody is known by name. Once Hello is answered they have
+    /// their streams and a share of `crate::windows`. Broker streams are read at once into memory
+    /// that has its own bound (see `ServerConfig`), so that streams do not stall singly and the
+    /// connection's window only has to cover what is on its way.
     pub(crate) fn server(&self) -> Arc<TransportConfig> {
         let mut config = self.common();
+        let window = VarInt::from_u64(HELLO_WINDOW_BYTES).unwrap_or(VarInt::MAX);
         config
-            .max_concurrent_bidi_streams(VarInt::from_u32(self.streams()))
-            .receive_window(VarInt::from_u32(SERVER_CONNECTION_WINDOW_BYTES));
+            .max_concurrent_bidi_streams(VarInt::from_u32(HELLO_STREAMS_MAX.min(self.streams())))
+            .receive_window(window)
+            .send_window(HELLO_WINDOW_BYTES);
         Arc::new(config)
     }
 
@@ -123,6 +124,7 @@ impl TransportOptions {
         let window = u64::from(STREAM_WINDOW_BYTES) * (u64::from(self.streams()) + 1);
         config
             .receive_window(VarInt::from_u64(window).unwrap_or(VarInt::MAX))
+            .send_window(CLIENT_SEND_WINDOW_BYTES)
             // A broker opens no streams.
             .max_concurrent_bidi_streams(VarInt::from_u32(0))
             .keep_alive_interval(Some(self.keep_alive));

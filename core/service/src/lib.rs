@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use millstream_types::Offset;
+use millstream_types::{ErrorCode, Offset};
 pub use millstream_wire::api::{
     LeaderHint, OpenProduce, OpenSubscription, ProduceAck, ProduceOpened, Progress, Request,
     Response, ServiceError, SubscriptionOpened, TraceId,
@@ -113,4 +113,36 @@ pub trait Subscription: Send {
     ///
     /// Cancel-safe: dropping the future loses no event.
     fn next(&mut self) -> impl Future<Output = Result<SubscriptionEvent, ServiceError>> + Send;
+
+    /// Whether [`Subscription::again`] can deliver the last batches once more, so that a front need
+    /// not keep what its client does not take.
+    fn is_repeatable(&self) -> bool {
+        false
+    }
+
+    /// Whether others wait for memory that this subscription's batches hold, wherever they are now.
+    fn keeps_others_waiting(&self) -> bool {
+        false
+    }
+
+    /// Completes if others have waited too long for memory that batches of this subscription hold
+    /// in spite of all: the front must then let go of whatever it has sent and not seen
+    /// acknowledged.
+    fn overstayed(&self) -> impl Future<Output = ()> + Send + 'static {
+        std::future::pending()
+    }
+
+    /// Lets go of what was read ahead: the client takes nothing at the moment.
+    fn pause(&mut self) {}
+
+    /// The batches of the last event once more, the same bytes, though perhaps in other pieces.
+    /// For a front that has dropped them meanwhile. An error ends the subscription.
+    ///
+    /// Cancel-safe: it may be called again.
+    fn again(&mut self) -> impl Future<Output = Result<Vec<Bytes>, ServiceError>> + Send {
+        std::future::ready(Err(ServiceError::new(
+            ErrorCode::Internal,
+            "these batches cannot be had again",
+        )))
+    }
 }

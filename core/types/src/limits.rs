@@ -22,6 +22,8 @@ pub const FRAME_BODY_BYTES_MAX: usize = BATCH_BYTES_MAX + 64 * 1024;
 pub const CONTROL_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The most bytes of batches that a subscription frame gathers; a larger batch goes alone.
 pub const SUBSCRIPTION_FRAME_BYTES: usize = 1024 * 1024;
+/// The least memory for reads of older data that a broker can be configured to have.
+pub const READ_BYTES_MIN: usize = 32 * 1024 * 1024;
 /// The longest client id, namespace or other short name on the wire, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
 /// The longest topic name, in bytes (Kafka's limit).
@@ -32,6 +34,15 @@ pub const TOPIC_PARTITIONS_MAX: u32 = 100_000;
 pub const REQUEST_TOPICS_MAX: usize = 10_000;
 /// Streams that one client may have open on one connection.
 pub const CONNECTION_STREAMS_MAX: u32 = 4096;
+/// The most bytes that one connection may have unread in the transport.
+pub const CONNECTION_WINDOW_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// So much every connection may have once its Hello was answered, however many there are. A frame
+/// of any length gets through, since it is read out of the window as it arrives.
+pub const CONNECTION_WINDOW_BYTES_MIN: u64 = 128 * 1024;
+/// Bytes that a connection may have unread before its Hello was answered.
+pub const HELLO_WINDOW_BYTES: u64 = 64 * 1024;
+/// Streams that a client may have open before its Hello was answered.
+pub const HELLO_STREAMS_MAX: u32 = 8;
 /// Batches in flight on one produce stream; the front stops reading beyond it.
 pub const PRODUCE_IN_FLIGHT_MAX: usize = 256;
 /// Batches of one producer that stay recognisable as duplicates (Kafka's limit).
@@ -51,7 +62,12 @@ const _: () = assert!(BATCH_BYTES_MAX < FRAME_BODY_BYTES_MAX);
 const _: () = assert!(FRAME_BODY_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(BATCH_BYTES_MAX <= BATCH_DECOMPRESSED_BYTES_MAX);
 const _: () = assert!(SUBSCRIPTION_FRAME_BYTES < FRAME_BODY_BYTES_MAX);
+const _: () = assert!(BATCH_BYTES_MAX + SUBSCRIPTION_FRAME_BYTES <= READ_BYTES_MIN);
 const _: () = assert!(CONTROL_BODY_BYTES_MAX < FRAME_BODY_BYTES_MAX);
+const _: () = assert!((FRAME_BODY_BYTES_MAX as u64) < CONNECTION_WINDOW_BYTES_MAX);
+const _: () = assert!(CONNECTION_WINDOW_BYTES_MIN < CONNECTION_WINDOW_BYTES_MAX);
+const _: () = assert!(HELLO_WINDOW_BYTES <= CONNECTION_WINDOW_BYTES_MIN);
+const _: () = assert!(HELLO_STREAMS_MAX <= CONNECTION_STREAMS_MAX);
 const _: () = assert!(NAME_BYTES_MAX <= u8::MAX as usize);
 const _: () = assert!(SEGMENT_BYTES_MAX <= i32::MAX as u64);
 const _: () = assert!(SEGMENT_BYTES_MIN > BATCH_HEADER_BYTES as u64);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::common::{Bench, small_segments};
 use bytes::BytesMut;
 use millstream_env::disk::FaultPlan;
-use millstream_log::{Cursor, ReadPlan};
+use millstream_log::{Cursor, FileRead, Load, ReadPlan};
 use millstream_types::{LeaderEpoch, Offset, TimestampMs};
 use proptest::prelude::*;
 
@@ -68,7 +68,9 @@ fn check_read(bench: &mut Bench, from: Offset, up_to: Offset, max_bytes: usize) 
             (batches.concat().into(), next.offset())
         }
         ReadPlan::File(read) => {
-            let loaded = read.verify_crc(true).load().unwrap();
+            let read = read.verify_crc(true);
+            let loaded = read.load().unwrap();
+            check_tight(&read, &loaded.batches);
             (loaded.batches, loaded.next.offset())
         }
     };
@@ -83,6 +85,22 @@ fn check_read(bench: &mut Bench, from: Offset, up_to: Offset, max_bytes: usize) 
         assert!(!bytes.is_empty(), "at least one whole batch");
         assert!(bytes.len() <= max_bytes.max(first.bytes().len()));
     }
+}
+
+/// The room that one batch needs is enough to load at least one, of those that more room loads.
+fn check_tight(read: &FileRead, expected: &[u8]) {
+    let mut room_bytes = 1;
+    let tight = loop {
+        match read.load_within(room_bytes).unwrap() {
+            Load::Done(loaded) => break loaded.batches,
+            Load::Needs(bytes) => {
+                assert!(bytes > room_bytes);
+                room_bytes = bytes;
+            }
+        }
+    };
+    assert!(tight.len() <= room_bytes && expected.starts_with(&tight));
+    assert_eq!(tight.is_empty(), expected.is_empty());
 }
 
 fn check_time(bench: &mut Bench, timestamp: TimestampMs) {

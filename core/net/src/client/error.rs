@@ -268,6 +268,10 @@ impl From<ReadFrameError> for StreamError {
                 let message = "the broker is shutting down";
                 Self::Ended(ServiceError::new(ErrorCode::Unavailable, message))
             }
+            ReadFrameError::Lost(ReadError::Reset(code)) if code == close_code::TOO_SLOW.into() => {
+                let message = "batches arrived too slowly while others waited for memory";
+                Self::Ended(ServiceError::new(ErrorCode::Unavailable, message))
+            }
             other => Self::Protocol(other.to_string()),
         }
     }

@@ -19,6 +19,7 @@ use crate::counters::{Gauge, add};
 use crate::frames::{FrameReader, ReadFrameError, send_bytes};
 use crate::memory::Memory;
 use crate::tls;
+use crate::windows::Share;
 
 /// The only namespace so far.
 const NAMESPACE: &str = "default";
@@ -99,18 +100,29 @@ async fn established<S: Service>(
         memory,
         shared,
     };
-    accept_streams(&Arc::new(client), &connection).await;
+    let share = client.shared.windows.share();
+    share.apply(&connection);
+    let streams = client.shared.config.transport.streams();
+    connection.set_max_concurrent_bi_streams(streams.into());
+    accept_streams(&Arc::new(client), &connection, share).await;
 }
 
 /// Accepts streams until the connection is lost or the server stops, then waits for those that
 /// are open.
-async fn accept_streams<S: Service>(client: &Arc<Client<S>>, connection: &Connection) {
+async fn accept_streams<S: Service>(
+    client: &Arc<Client<S>>,
+    connection: &Connection,
+    mut share: Share,
+) {
     let mut stop = client.shared.stop.clone();
     let mut tasks = JoinSet::new();
     loop {
         tokio::select! {
             stream = connection.accept_bi() => match stream {
                 Ok((send, recv)) => {
+                    if share.grow() {
+                        share.apply(connection);
+                    }
                     tasks.spawn(streams::serve(Arc::clone(client), send, recv));
                 }
                 Err(error) => {

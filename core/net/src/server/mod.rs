@@ -6,6 +6,7 @@
 
 mod admission;
 mod connection;
+mod delivery;
 mod produce;
 mod streams;
 mod subscribe;
@@ -34,6 +35,7 @@ use crate::tls::{ServerTls, TlsError};
 use crate::transport::{
     INCOMING_BUFFER_BYTES, INCOMING_BUFFER_BYTES_TOTAL, INCOMING_MAX, TransportOptions,
 };
+use crate::windows::Windows;
 
 /// How long a stopped server waits for its last packets to be acknowledged.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -89,6 +91,9 @@ pub struct ServerConfig {
     pub receive_bytes_max: usize,
     /// The same for one connection, counted by what it announces.
     pub connection_receive_bytes_max: usize,
+    /// Bytes that QUIC's receive windows of all connections may come to, and a quarter more for
+    /// their send windows; beyond it, each connection has the least window there is.
+    pub window_bytes_max: u64,
     /// QUIC.
     pub transport: TransportOptions,
 }
@@ -110,6 +115,7 @@ impl ServerConfig {
             frame_timeout: Duration::from_secs(60),
             receive_bytes_max: 1024 * 1024 * 1024,
             connection_receive_bytes_max: 128 * 1024 * 1024,
+            window_bytes_max: 1024 * 1024 * 1024,
             transport: TransportOptions::default(),
         }
     }
@@ -139,6 +145,8 @@ pub(crate) struct Shared<S> {
     admission: Arc<Admission>,
     /// What received frames may hold in all.
     memory: Arc<SharedMemory>,
+    /// What QUIC may keep in all.
+    windows: Arc<Windows>,
     /// `Some` once the server is to stop: when its streams must have ended.
     stop: watch::Receiver<Option<Instant>>,
 }
@@ -192,6 +200,7 @@ impl<S: Service> Server<S> {
                 validate_above_handshakes: config.validate_above_handshakes,
             }),
             memory: SharedMemory::new(config.receive_bytes_max, counters),
+            windows: Windows::new(config.window_bytes_max),
             stop: stopped,
             config,
         };

@@ -112,10 +112,10 @@ impl<S: Service> Stream<S> {
         }
     }
 
-    /// Gives up on a client that does not read while the server stops.
-    pub(crate) fn abandon(&mut self) {
+    /// Gives up on a client that does not read, with all that was not acknowledged.
+    pub(crate) fn abandon(&mut self, code: u32) {
         // Fails only when the stream is over already.
-        drop(self.send.reset(close_code::SHUTTING_DOWN.into()));
+        drop(self.send.reset(code.into()));
     }
 
     /// Answers a first frame that breaks the protocol.

@@ -4,18 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use millstream_service::{
     OpenSubscription, Service, ServiceError, Subscription, SubscriptionEvent,
 };
-use millstream_types::limits::FRAME_BODY_BYTES_MAX;
-use millstream_types::{ErrorCode, Offset};
-use millstream_wire::api::{FrameBody, Reply, batches_prefix};
-use millstream_wire::frame::{BATCHES_PREFIX_BYTES, FrameHeader, FrameKind};
+use millstream_types::ErrorCode;
+use millstream_wire::api::{FrameBody, Reply};
 use quinn::WriteError;
 
+use super::delivery::{Undelivered, deliver};
 use super::streams::Stream;
-use crate::frames::{send_bytes, send_pieces};
+use crate::close_code;
+use crate::counters::add;
+use crate::frames::send_bytes;
 
 /// How long a stopping server lets a client take what it was being sent. One that reads needs less;
 /// one that does not must not hold up everybody's end.
@@ -29,6 +29,10 @@ enum Ended {
     Refused(ServiceError),
     /// The server stops.
     ShuttingDown,
+    /// In the middle of a frame, where nothing else can be said.
+    Broken,
+    /// Others have waited too long for what the transport keeps until the client acknowledges it.
+    Overstayed,
 }
 
 impl From<WriteError> for Ended {
@@ -62,8 +66,13 @@ pub(crate) async fn serve<S: Service>(mut stream: Stream<S>, open: OpenSubscript
             let message = "the broker is shutting down";
             let end = stream.end(ServiceError::new(ErrorCode::Unavailable, message));
             if tokio::time::timeout(STOP_LINGER, end).await.is_err() {
-                stream.abandon();
+                stream.abandon(close_code::SHUTTING_DOWN);
             }
+        }
+        Ended::Broken => stream.abandon(close_code::SHUTTING_DOWN),
+        Ended::Overstayed => {
+            add(&counters.overstayed, 1);
+            stream.abandon(close_code::TOO_SLOW);
         }
     }
 }
@@ -73,104 +82,57 @@ pub(crate) async fn serve<S: Service>(mut stream: Stream<S>, open: OpenSubscript
 async fn pump<S: Service>(stream: &mut Stream<S>, mut subscription: S::Subscription) -> Ended {
     let mut stop = stream.client.shared.stop.clone();
     let stopped = stream.send.stopped();
-    tokio::pin!(stopped);
+    let overstayed = subscription.overstayed();
+    tokio::pin!(stopped, overstayed);
     loop {
         let event = tokio::select! {
             biased;
             _ = &mut stopped => return Ended::Stopped,
             _ = stop.wait_for(Option::is_some) => return Ended::ShuttingDown,
+            () = &mut overstayed => return Ended::Overstayed,
             event = subscription.next() => event,
         };
         let sent = tokio::select! {
             biased;
-            sent = send_event(stream, event) => Some(sent),
+            sent = send_event(stream, &mut subscription, event) => sent,
+            () = &mut overstayed => Err(Ended::Overstayed),
             () = async {
                 // A server that is gone without a word has dropped its sender: the same.
                 drop(stop.wait_for(Option::is_some).await);
                 tokio::time::sleep(STOP_LINGER).await;
-            } => None,
+            } => Err(Ended::Broken),
         };
-        match sent {
-            Some(Ok(())) => {}
-            Some(Err(ended)) => return ended,
-            None => {
-                // In the middle of a frame, nothing else can be said on this stream.
-                stream.abandon();
-                return Ended::Stopped;
-            }
+        if let Err(ended) = sent {
+            return ended;
         }
     }
 }
 
 async fn send_event<S: Service>(
     stream: &mut Stream<S>,
+    subscription: &mut S::Subscription,
     event: Result<SubscriptionEvent, ServiceError>,
 ) -> Result<(), Ended> {
+    let counters = Arc::clone(stream.counters());
     match event.map_err(Ended::Refused)? {
         SubscriptionEvent::Batches { batches, high_watermark } => {
-            for frame in split(&batches) {
-                send_batches(stream, frame, high_watermark).await?;
-            }
+            let send = &mut stream.send;
+            let delivered = deliver(send, &counters, subscription, batches, high_watermark).await;
+            delivered.map_err(|why| match why {
+                Undelivered::Stopped => Ended::Stopped,
+                Undelivered::Refused(error) => Ended::Refused(error),
+                Undelivered::Broken(error) => {
+                    tracing::warn!(%error, "a subscription ends in the middle of a frame");
+                    Ended::Broken
+                }
+            })
         }
         SubscriptionEvent::Progress(progress) => {
-            let counters = Arc::clone(stream.counters());
             // Two integers always fit.
             if let Ok(frame) = progress.to_frame() {
                 send_bytes(&mut stream.send, &counters, frame).await?;
             }
+            Ok(())
         }
-    }
-    Ok(())
-}
-
-async fn send_batches<S: Service>(
-    stream: &mut Stream<S>,
-    batches: &[Bytes],
-    high_watermark: Offset,
-) -> Result<(), Ended> {
-    let body_bytes = BATCHES_PREFIX_BYTES + batches.iter().map(Bytes::len).sum::<usize>();
-    let header = FrameHeader::encode(FrameKind::Batches, body_bytes).map_err(|error| {
-        tracing::error!(%error, "the service delivered more than a frame can carry");
-        Ended::Refused(ServiceError::new(ErrorCode::Internal, error.to_string()))
-    })?;
-    let counters = Arc::clone(stream.counters());
-    let prefix = batches_prefix(high_watermark);
-    send_pieces(&mut stream.send, &counters, header, &prefix, batches).await?;
-    Ok(())
-}
-
-/// Cuts pieces into runs that each fit a frame. Pieces hold whole batches, so that any cut between
-/// two of them is sound.
-fn split(mut batches: &[Bytes]) -> Vec<&[Bytes]> {
-    let mut frames = Vec::with_capacity(1);
-    while !batches.is_empty() {
-        let mut bytes = BATCHES_PREFIX_BYTES;
-        let mut count = 0;
-        for batch in batches {
-            bytes += batch.len();
-            if count > 0 && bytes > FRAME_BODY_BYTES_MAX {
-                break;
-            }
-            count += 1;
-        }
-        let (frame, rest) = batches.split_at(count);
-        frames.push(frame);
-        batches = rest;
-    }
-    frames
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pieces_are_cut_into_frames_without_losing_any() {
-        let large = Bytes::from(vec![0; FRAME_BODY_BYTES_MAX - BATCHES_PREFIX_BYTES - 10]);
-        let small = Bytes::from_static(b"0123456789");
-        let pieces = [small.clone(), large.clone(), small.clone(), small, large];
-        let lengths: Vec<usize> = split(&pieces).iter().map(|frame| frame.len()).collect();
-        assert_eq!(lengths, [2, 2, 1]);
-        assert!(split(&[]).is_empty());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use millstream_types::{
 use millstream_wire::api::{
     Acks, BrokerStatusResponse, MetadataResponse, Metric, MetricValue, StartAt, TraceId,
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 pub(crate) const NOW: TimestampMs = TimestampMs(1_763_800_000_000);
 pub(crate) const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
@@ -35,6 +35,9 @@ pub(crate) const LOG: PartitionIndex = PartitionIndex(0);
 pub(crate) const FIREHOSE: PartitionIndex = PartitionIndex(1);
 /// Fails after one event.
 pub(crate) const FAILING: PartitionIndex = PartitionIndex(2);
+/// Delivers 1 MiB pieces that it can deliver again.
+pub(crate) const OLD: PartitionIndex = PartitionIndex(4);
+pub(crate) const OLD_PIECE_BYTES: usize = 1 << 20;
 /// Has another leader.
 pub(crate) const ELSEWHERE: PartitionIndex = PartitionIndex(3);
 
@@ -45,6 +48,34 @@ pub(crate) struct Memory {
     pub(crate) subscriptions: AtomicUsize,
     pub(crate) calls_open: AtomicUsize,
     pub(crate) principals: Mutex<Vec<Principal>>,
+    /// Bytes of pieces of `OLD` that are somewhere.
+    pub(crate) lent_bytes: Arc<AtomicUsize>,
+    pub(crate) is_short: AtomicBool,
+    pub(crate) overstayed: Arc<Notify>,
+}
+
+/// A piece of `OLD` that counts itself.
+struct Lent {
+    bytes: Vec<u8>,
+    lent_bytes: Arc<AtomicUsize>,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.lent_bytes.fetch_sub(self.bytes.len(), Ordering::SeqCst);
+    }
+}
+
+/// What the piece of `OLD` with this number holds.
+pub(crate) fn old_piece(number: usize) -> Vec<u8> {
+    let words = (0..OLD_PIECE_BYTES / 8).map(|word| (number << 32) + word);
+    words.flat_map(usize::to_be_bytes).collect()
 }
 
 impl Memory {
@@ -56,6 +87,9 @@ impl Memory {
             subscriptions: AtomicUsize::new(0),
             calls_open: AtomicUsize::new(0),
             principals: Mutex::default(),
+            lent_bytes: Arc::default(),
+            is_short: AtomicBool::new(false),
+            overstayed: Arc::default(),
         })
     }
 }
@@ -190,8 +224,42 @@ impl Drop for Feed {
     }
 }
 
+impl Feed {
+    /// The piece before this place, in two halves.
+    fn old(&self) -> Vec<Bytes> {
+        let bytes = old_piece(self.position - 1);
+        self.memory.lent_bytes.fetch_add(bytes.len(), Ordering::SeqCst);
+        let lent_bytes = Arc::clone(&self.memory.lent_bytes);
+        let mut first = Bytes::from_owner(Lent { bytes, lent_bytes });
+        let second = first.split_off(OLD_PIECE_BYTES / 2);
+        vec![first, second]
+    }
+}
+
 impl Subscription for Feed {
+    fn is_repeatable(&self) -> bool {
+        self.partition == OLD
+    }
+
+    fn keeps_others_waiting(&self) -> bool {
+        self.memory.is_short.load(Ordering::SeqCst)
+    }
+
+    fn overstayed(&self) -> impl Future<Output = ()> + Send + 'static {
+        let overstayed = Arc::clone(&self.memory.overstayed);
+        async move { overstayed.notified().await }
+    }
+
+    async fn again(&mut self) -> Result<Vec<Bytes>, ServiceError> {
+        Ok(self.old())
+    }
+
     async fn next(&mut self) -> Result<SubscriptionEvent, ServiceError> {
+        if self.partition == OLD {
+            self.position += 1;
+            let high_watermark = Offset::ZERO.plus(self.position as u64);
+            return Ok(SubscriptionEvent::Batches { batches: self.old(), high_watermark });
+        }
         if self.partition == FIREHOSE {
             let batches = vec![Bytes::from(vec![b'x'; 256 * 1024]); 4];
             return Ok(SubscriptionEvent::Batches { batches, high_watermark: Offset::MAX });

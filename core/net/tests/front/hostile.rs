@@ -8,16 +8,20 @@ use crate::common::*;
 use bytes::Bytes;
 use millstream_net::{
     Authority, ClientAuth, ClientTls, ConnectError, Connection, Connector, ConnectorConfig,
-    close_code,
+    Received, close_code,
 };
 use millstream_service::Principal;
 use millstream_types::ErrorCode;
+use millstream_types::limits::{BATCH_BYTES_MAX, HELLO_STREAMS_MAX, HELLO_WINDOW_BYTES};
 use millstream_wire::api::{ApiKey, read_response};
 use millstream_wire::api::{FrameBody, Hello, MetadataRequest, Request, ServiceError};
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+
+/// Enough for what comes at all on loopback.
+const SOON: Duration = Duration::from_millis(300);
 
 fn metadata() -> Request {
     Request::Metadata(MetadataRequest { topics: None })
@@ -29,6 +33,13 @@ async fn works(connection: &Connection) {
 
 /// A QUIC connection with the right ALPN on which nothing was said yet.
 pub(crate) async fn raw(cluster: &Cluster) -> (quinn::Endpoint, quinn::Connection) {
+    raw_with(cluster, quinn::TransportConfig::default()).await
+}
+
+pub(crate) async fn raw_with(
+    cluster: &Cluster,
+    transport: quinn::TransportConfig,
+) -> (quinn::Endpoint, quinn::Connection) {
     let mut roots = RootCertStore::empty();
     let pem = cluster.authority.certificate_pem().as_bytes();
     roots.add(CertificateDer::from_pem_slice(pem).unwrap()).unwrap();
@@ -39,7 +50,9 @@ pub(crate) async fn raw(cluster: &Cluster) -> (quinn::Endpoint, quinn::Connectio
         .with_root_certificates(roots)
         .with_no_client_auth();
     tls.alpn_protocols = vec![b"millstream/1".to_vec()];
-    let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+    let tls = QuicClientConfig::try_from(tls).unwrap();
+    let mut config = quinn::ClientConfig::new(Arc::new(tls));
+    config.transport_config(Arc::new(transport));
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let endpoint = quinn::Endpoint::client(any).unwrap();
     let address = cluster.server.local_addr();
@@ -282,4 +295,57 @@ async fn a_host_name_with_several_addresses_connects() {
     let cluster = Cluster::start();
     let endpoint = format!("localhost:{}", cluster.server.local_addr().port());
     works(&cluster.connector().connect(&endpoint).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn before_hello_a_connection_holds_little() {
+    let cluster = Cluster::start();
+    let (_endpoint, connection) = raw(&cluster).await;
+    let mut streams = Vec::new();
+    for _ in 0..HELLO_STREAMS_MAX {
+        streams.push(connection.open_bi().await.unwrap());
+    }
+    let one_more = tokio::time::timeout(SOON, connection.open_bi()).await;
+    assert!(one_more.is_err(), "a stream too many");
+    let mut taken = 0;
+    // Not on the first: what is no Hello there would end the connection.
+    for (send, _) in &mut streams[1..] {
+        while let Ok(written) = tokio::time::timeout(SOON, send.write(&[0; 16_000])).await {
+            taken += written.unwrap() as u64;
+        }
+    }
+    assert_eq!(taken, HELLO_WINDOW_BYTES);
+}
+
+#[tokio::test]
+async fn after_hello_a_connection_has_its_streams_and_its_window() {
+    let cluster = Cluster::start();
+    let (_endpoint, connection) = raw(&cluster).await;
+    exchange(&connection, &hello(1, 1, "default")).await;
+    let mut streams = Vec::new();
+    for _ in 0..1000 {
+        let opened = tokio::time::timeout(WAIT, connection.open_bi()).await;
+        streams.push(opened.unwrap().unwrap());
+    }
+    let more = vec![0; usize::try_from(HELLO_WINDOW_BYTES).unwrap() + 1];
+    let written = streams[0].0.write_all(&more);
+    tokio::time::timeout(WAIT, written).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_longest_batch_gets_through_the_least_window() {
+    let cluster = Cluster::start_with(ClientAuth::None, |config| config.window_bytes_max = 0);
+    let connection = cluster.connector().connect(&cluster.endpoint()).await.unwrap();
+    let (_, mut sender, mut acks) = connection.open_produce(open_produce(LOG)).await.unwrap();
+    let (_, mut feed) = connection.subscribe(open_subscription(LOG)).await.unwrap();
+    let batch = Bytes::from(vec![7; BATCH_BYTES_MAX]);
+    let work = async {
+        sender.send(batch.clone()).await.unwrap();
+        acks.next().await.unwrap().unwrap().unwrap();
+        match feed.next().await.unwrap().unwrap() {
+            Received::Batches { bytes, .. } => assert!(bytes == batch),
+            other @ Received::Progress(_) => panic!("{other:?}"),
+        }
+    };
+    tokio::time::timeout(WAIT, work).await.unwrap();
 }

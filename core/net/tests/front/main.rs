@@ -11,3 +11,4 @@ mod common;
 mod floods;
 mod hostile;
 mod loopback;
+mod slow;
