@@ -29,8 +29,14 @@ use attacker::Attacker;
 /// back large frames may keep 128 MiB of them and its window of 64 MiB, one reader that never
 /// reads its send window of 16 MiB; the rest is for the many that hold little.
 const GROWTH_KIB_MAX: u64 = 384 << 10;
-/// What may stay of that afterwards.
-const LASTING_GROWTH_KIB_MAX: u64 = 96 << 10;
+/// What a second round of attacks may leave resident beyond what the first one left: what stays is
+/// to be used again. How much the first one leaves says little, since glibc keeps what lies free
+/// between small pieces in use: of 209 MiB that stayed after a minute of attacks, `malloc_trim`
+/// gave all but 80 back, and 32 of these are buffers kept for reads. So a second round with a
+/// higher peak leaves more, too: 33 MiB were seen.
+const MORE_KIB_MAX: u64 = 64 << 10;
+/// Seconds, more than a handshake may take.
+const REST_SAMPLES: usize = 10;
 /// Readers that never read; each is sent a frame of 1 MiB.
 const IDLE_READERS: usize = 500;
 /// What the broker may read of old data at once.
@@ -120,29 +126,17 @@ fn attack(
     })
 }
 
-#[test]
-fn garbage_harms_nobody_else() -> Result<()> {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let seconds = knob("MILLSTREAM_HOSTILE_SECONDS", 5)?;
-    let dir = tempfile::tempdir()?;
-    // As glibc does before it has seen larger ones freed: it gives back what is this large, so that
-    // memory which stays is held by the broker and not by the allocator.
-    let environment = vec![("MALLOC_MMAP_THRESHOLD_".to_owned(), "131072".to_owned())];
-    let options = Options { environment, ..Options::default() };
-    let mut broker = Broker::start_with(&dir.path().join("data"), &options)?;
-    let bait = topic_to_abuse(&broker)?;
-    // It grows by its own work, too: that is not to be blamed on the attacks.
-    let output = well_behaved(&broker, 1)?.wait_with_output()?;
-    success(&output)?;
-    let before = resident_kib(broker.pid())?;
-
+/// Attacks for so long, beside a pair that behaves, and returns the most that the broker had
+/// resident meanwhile, in KiB.
+#[expect(clippy::print_stdout, reason = "a soak says what it did")]
+fn round(broker: &mut Broker, bait: [u8; 16], seconds: u64) -> Result<u64> {
     let stop = Arc::new(AtomicBool::new(false));
     let attacking = {
         let (stop, address, ca) = (Arc::clone(&stop), broker.quic(), broker.ca().to_owned());
         std::thread::spawn(move || attack(address, &ca, bait, &stop))
     };
-    let mut pair = well_behaved(&broker, seconds)?;
-    let mut peak = before;
+    let mut pair = well_behaved(broker, seconds)?;
+    let mut peak = 0;
     let ended =
         wait_until("the end of the pair", ENDS_WITHIN + 2 * Duration::from_secs(seconds), || {
             peak = peak.max(resident_kib(broker.pid())?);
@@ -158,23 +152,55 @@ fn garbage_harms_nobody_else() -> Result<()> {
     ended.with_context(|| broker.log())?;
     let report = success(&output).context("the pair that behaves was harmed")?;
     let report = json_lines(&report)?.pop().context("no report")?;
-    let now = resident_kib(broker.pid())?;
-    println!("resident memory: {before} KiB before, {peak} KiB at most, {now} KiB at the end");
     for Outcome { name, done, stopped, last } in &outcomes {
         println!("{name}: {done} rounds, {stopped} stopped early {last}");
     }
     println!("the pair that behaved: {report}");
-
     assert!(broker.is_running()?, "the broker is gone");
     for outcome in outcomes {
         assert!(outcome.done > 0, "an attack that never came through proves nothing: {outcome:?}");
     }
-    let growth = peak.saturating_sub(before);
+    Ok(peak)
+}
+
+/// What the broker has resident once the last attackers are gone, their handshakes timed out: the
+/// least of some seconds.
+fn at_rest(broker: &Broker) -> Result<u64> {
+    let mut least = u64::MAX;
+    for _ in 0..REST_SAMPLES {
+        pause(Duration::from_secs(1));
+        least = least.min(resident_kib(broker.pid())?);
+    }
+    Ok(least)
+}
+
+#[test]
+fn garbage_harms_nobody_else() -> Result<()> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let seconds = knob("MILLSTREAM_HOSTILE_SECONDS", 5)?;
+    let dir = tempfile::tempdir()?;
+    // As glibc does before it has seen larger ones freed: it gives back what is this large.
+    let environment = vec![("MALLOC_MMAP_THRESHOLD_".to_owned(), "131072".to_owned())];
+    let options = Options { environment, ..Options::default() };
+    let mut broker = Broker::start_with(&dir.path().join("data"), &options)?;
+    let bait = topic_to_abuse(&broker)?;
+    // It grows by its own work, too: that is not to be blamed on the attacks.
+    let output = well_behaved(&broker, 1)?.wait_with_output()?;
+    success(&output)?;
+    let before = resident_kib(broker.pid())?;
+
+    let first_peak = round(&mut broker, bait, seconds)?;
+    let first = at_rest(&broker)?;
+    let second_peak = round(&mut broker, bait, seconds)?;
+    let second = at_rest(&broker)?;
+    println!(
+        "resident memory: {before} KiB before, {first_peak} and {second_peak} KiB at most, \
+         {first} and {second} KiB at rest after each round"
+    );
+    let growth = first_peak.max(second_peak).saturating_sub(before);
     assert!(growth < GROWTH_KIB_MAX, "the broker grew by {growth} KiB");
-    // The last of them are gone once their handshakes have timed out, and so is what they held.
-    wait_until("for the memory to be given back", ENDS_WITHIN, || {
-        Ok(resident_kib(broker.pid())? < before + LASTING_GROWTH_KIB_MAX)
-    })?;
+    let more = second.saturating_sub(first);
+    assert!(more < MORE_KIB_MAX, "a second round leaves {more} KiB more than the first");
     success(&well_behaved(&broker, 1)?.wait_with_output()?).context("after the attacks")?;
     let (status, log) = broker.terminate(ENDS_WITHIN)?;
     assert!(status.success(), "{status}: {log}");
