@@ -33,6 +33,17 @@ pub struct ArchiveReader {
     ahead: JoinSet<()>,
 }
 
+/// How much a partition's archive holds.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Sizes {
+    /// Objects.
+    pub objects: u64,
+    /// Their bytes.
+    pub object_bytes: u64,
+    /// Bytes of their batches, as the log had them.
+    pub log_bytes: u64,
+}
+
 /// A row group: which range, and which of its parts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Place {
@@ -60,6 +71,18 @@ impl ArchiveReader {
             last: None,
             ahead: JoinSet::new(),
         }
+    }
+
+    /// How much there is.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        let mut sizes = Sizes::default();
+        for (_, entry) in self.ranges.iter() {
+            sizes.objects += 1;
+            sizes.object_bytes += entry.object_bytes;
+            sizes.log_bytes += entry.log_bytes;
+        }
+        sizes
     }
 
     /// Another consumer's way through what this reader knows of.

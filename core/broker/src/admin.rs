@@ -178,7 +178,11 @@ impl BrokerService {
     }
 
     /// Puts a change to the quorum and waits until this broker acts on it.
-    async fn change(&self, command: [u8; 16], body: CommandBody) -> Result<Applied, ServiceError> {
+    pub(crate) async fn change(
+        &self,
+        command: [u8; 16],
+        body: CommandBody,
+    ) -> Result<Applied, ServiceError> {
         let id = match u128::from_be_bytes(command) {
             0 => CommandId(u128::from_be_bytes(Ids::random()?)),
             id => CommandId(id),

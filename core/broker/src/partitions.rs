@@ -23,7 +23,7 @@ use crate::handle::{CompletionRelay, PartitionHandle};
 /// Where topics' data lies below the data directory.
 const TOPICS_DIR: &str = "topics";
 /// Kafka's `producer.id.expiration.ms`.
-const PRODUCER_EXPIRATION_MS: u64 = 24 * 60 * 60 * 1000;
+pub(crate) const PRODUCER_EXPIRATION_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// What opening a partition needs.
 #[derive(Debug, Clone)]

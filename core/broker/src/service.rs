@@ -120,6 +120,16 @@ impl Service for BrokerService {
                 Response::InitProducer(self.init_producer(&request).await?)
             }
             Request::BrokerStatus(_) => Response::BrokerStatus(self.broker_status()),
+            Request::ArchiveStatus(request) => {
+                Response::ArchiveStatus(self.archive_status(&request).await)
+            }
+            Request::VerifyArchive(request) => {
+                Response::VerifyArchive(self.verify_archive(&request).await?)
+            }
+            Request::ArchivedTopics(_) => Response::ArchivedTopics(self.archived_topics().await?),
+            Request::RestoreTopic(request) => {
+                Response::RestoreTopic(self.restore_topic(request).await?)
+            }
         })
     }
 

@@ -150,6 +150,12 @@ impl ProducerTable {
         }
     }
 
+    /// The largest id that is known.
+    #[must_use]
+    pub fn largest_id(&self) -> Option<ProducerId> {
+        self.producers.last_key_value().map(|(id, _)| *id)
+    }
+
     /// Forgets producers that have appended nothing since `before`.
     pub fn expire(&mut self, before: TimestampMs) {
         self.producers.retain(|_, producer| producer.last_append >= before);

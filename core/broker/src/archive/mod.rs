@@ -4,8 +4,10 @@
 
 mod feed;
 mod offload;
+mod requests;
 mod slot;
 mod upkeep;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -28,7 +28,7 @@ use super::{Archives, to_meta, to_store, upkeep};
 use crate::admin::propose;
 use crate::handle::{PartitionHandle, read_error};
 use crate::ids::Ids;
-use crate::partitions::Partitions;
+use crate::partitions::{PRODUCER_EXPIRATION_MS, Partitions};
 
 /// Bytes read from the log at once.
 const READ_BYTES: usize = 1024 * 1024;
@@ -294,6 +294,8 @@ fn encode(
             ServiceError::new(ErrorCode::Internal, message)
         })?;
     }
+    let expired = now.0.saturating_sub_unsigned(PRODUCER_EXPIRATION_MS);
+    producers.expire(TimestampMs(expired));
     let mut encoder = Encoder::new(identity, range.start)?;
     let mut at = Cursor::from(range.start);
     while encoder.next_offset() < range.end && !is_whole(&encoder, bytes_max) {
