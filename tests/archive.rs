@@ -3,10 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use bytes::Bytes;
+use millstream_net::ClientTls;
+use millstream_net::client::{Connection, Connector, ConnectorConfig};
 use millstream_tests::{
-    Broker, Dice, Options, consume, json_lines, partition_dir, produce, success, wait_until,
+    Broker, Dice, Options, consume, json_lines, partition_dir, produce, success, topics, wait_until,
 };
+use millstream_types::{PartitionIndex, TimestampMs, TopicId};
+use millstream_wire::api::{
+    Acks, InitProducerRequest, OpenProduce, ProducerIdentity, Response, TraceId,
+};
+use millstream_wire::{BatchBuilder, Codec, ProducerStamp};
 use serde_json::{Value, json};
 
 const TOPIC: &str = "orders";
@@ -113,10 +121,19 @@ fn objects(archive: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn describe(broker: &Broker) -> Result<Value> {
-    let described = broker.millstream(&["topic", "describe", TOPIC, "-o", "json"])?;
-    let mut lines = json_lines(&success(&described)?)?;
-    lines.pop().context("nothing was described")
+/// What `archive status` says of each partition.
+fn status(broker: &Broker) -> Result<Vec<Value>> {
+    let status = broker.millstream(&["archive", "status", TOPIC, "-o", "json"])?;
+    let rows = json_lines(&success(&status)?)?;
+    Ok(rows.into_iter().filter(|row| row.get("partition").is_some()).collect())
+}
+
+/// Waits until every committed record is in the archive.
+fn wait_until_archived(broker: &Broker) -> Result<()> {
+    wait_until("everything is archived", PATIENCE, || {
+        let rows = status(broker)?;
+        Ok(!rows.is_empty() && rows.iter().all(|row| row["end"] == row["high_watermark"]))
+    })
 }
 
 #[test]
@@ -154,4 +171,100 @@ fn what_left_the_disk_is_read_as_if_it_had_not() -> Result<()> {
     produce(&broker, TOPIC, &records(5000, 5100), &[])?;
     ensure!(everything(&broker)?.len() == 5100);
     Ok(())
+}
+
+#[test]
+fn a_bucket_alone_brings_a_topic_back() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let archive = dir.path().join("bucket");
+    let location = archive.to_str().context("a path in UTF-8")?;
+    let options = options(&[("MILLSTREAM_ARCHIVE__LOCATION", location)]);
+    let broker = Broker::start_with(&dir.path().join("first"), &options)?;
+    create(&broker, 2, &["message.timestamp.type=CreateTime"])?;
+    produce(&broker, TOPIC, &records(0, 3000), &["--compression", "lz4"])?;
+    let idempotent = Idempotent::new(&broker)?;
+    let stored = idempotent.send(&broker)?;
+    wait_until_archived(&broker)?;
+    let before = everything(&broker)?;
+    success(&broker.millstream(&["archive", "verify", TOPIC])?)?;
+    let log = broker.kill9()?;
+    ensure!(!log.contains("panicked"), "{log}");
+
+    let data = dir.path().join("second");
+    let broker = Broker::start_with(&data, &options)?;
+    success(&broker.millstream(&["archive", "restore", TOPIC])?)?;
+    same(&before, &everything(&broker)?).context("restored")?;
+    ensure!(idempotent.send(&broker)? == stored, "a batch that was sent again was stored again");
+    produce(&broker, TOPIC, &records(3000, 3100), &[])?;
+    let grown = everything(&broker)?;
+    ensure!(grown.len() == 3102, "{} records", grown.len());
+    // Nothing is sealed yet: what the log begins with is still in the archive alone.
+    let log = broker.kill9()?;
+    ensure!(!log.contains("panicked"), "{log}");
+    let broker = Broker::start_with(&data, &options)?;
+    same(&grown, &everything(&broker)?).context("restored and killed")?;
+    ensure!(idempotent.send(&broker)? == stored, "a restart forgot a producer");
+    ensure!(everything(&broker)?.len() == grown.len());
+    success(&broker.millstream(&["archive", "verify", TOPIC])?)?;
+    let again = broker.millstream(&["archive", "restore", TOPIC])?;
+    ensure!(!again.status.success(), "a topic that exists was restored over");
+    Ok(())
+}
+
+/// One batch of two records of an idempotent producer, to be sent again and again.
+struct Idempotent {
+    topic: TopicId,
+    producer: ProducerIdentity,
+    batch: Bytes,
+}
+
+impl Idempotent {
+    fn new(broker: &Broker) -> Result<Idempotent> {
+        let topics = topics(broker)?;
+        let (_, id) = topics.iter().find(|(name, _)| name == TOPIC).context("no topic")?;
+        let topic = id.parse().map_err(|_| anyhow!("{id} is no id"))?;
+        let producer = block_on(async {
+            let connection = connect(broker).await?;
+            let request = InitProducerRequest { producer: None }.into();
+            match connection.request(&request, PATIENCE).await? {
+                Response::InitProducer(response) => Ok(response.producer),
+                other => Err(anyhow!("{other:?}")),
+            }
+        })?;
+        let mut builder = BatchBuilder::new(Codec::None, 0);
+        for value in [b"one", b"two"] {
+            builder.append(TimestampMs(1_700_000_000_000), None, Some(value), &[])?;
+        }
+        let stamp = ProducerStamp { id: producer.id, epoch: producer.epoch, base_sequence: 0 };
+        Ok(Idempotent { topic, producer, batch: builder.build(stamp)? })
+    }
+
+    /// The offset at which the broker says that it is.
+    fn send(&self, broker: &Broker) -> Result<i64> {
+        block_on(async {
+            let open = OpenProduce {
+                topic: self.topic,
+                partition: PartitionIndex(0),
+                leader_epoch: None,
+                producer: Some(self.producer),
+                acks: Acks::All,
+                trace: TraceId::default(),
+            };
+            let (_, mut sender, mut acks) = connect(broker).await?.open_produce(open).await?;
+            sender.send(self.batch.clone()).await?;
+            let ack = acks.next().await?.context("no answer")?;
+            Ok(ack.map_err(|error| anyhow!("{error}"))?.base_offset.value())
+        })
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+async fn connect(broker: &Broker) -> Result<Connection> {
+    let roots_pem = std::fs::read_to_string(broker.ca())?;
+    let connector =
+        Connector::new(&ClientTls { roots_pem, identity: None }, ConnectorConfig::default())?;
+    Ok(connector.connect(&broker.quic().to_string()).await?)
 }

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use millstream_meta::*;
 use millstream_types::{
-    BrokerId, ClusterId, DirectoryId, LeaderEpoch, ProducerId, TimestampMs, TopicId,
+    BrokerId, ClusterId, DirectoryId, LeaderEpoch, Offset, PartitionIndex, ProducerId, TimestampMs,
+    TopicId,
 };
 
 fn commands() -> Vec<Command> {
@@ -55,6 +56,39 @@ fn commands_of_version_2() -> Vec<Command> {
     vec![Command::new(CommandId(8), TimestampMs(1_700_000_000_000), body)]
 }
 
+/// What version 3 added.
+fn commands_of_version_3() -> Vec<Command> {
+    let topic = TopicId::from_bytes([0xa1; 16]);
+    let head = ArchiveHead {
+        number: 7,
+        digest: ManifestDigest([0x5a; 32]),
+        start: Offset::new(100).unwrap(),
+        end: Offset::new(2000).unwrap(),
+        leader_epoch: LeaderEpoch(4),
+    };
+    let bodies = vec![
+        CommandBody::MoveArchiveHeads {
+            heads: vec![MovedHead { topic, partition: PartitionIndex(1), head }],
+        },
+        CommandBody::RestoreTopic {
+            name: "payments".into(),
+            topic: TopicId::from_bytes([0xb2; 16]),
+            replication_factor: 1,
+            configs: [("remote.storage.enable".to_owned(), "true".to_owned())].into(),
+            partitions: vec![
+                RestoredPartition { leader_epoch: LeaderEpoch(4), head: Some(head) },
+                RestoredPartition { leader_epoch: LeaderEpoch(0), head: None },
+            ],
+            producers_from: ProducerId(5000),
+        },
+        CommandBody::ForgetDeletedTopic { topic },
+    ];
+    let commands = bodies.into_iter().zip(9..);
+    commands
+        .map(|(body, n)| Command::new(CommandId(n), TimestampMs(1_700_000_000_000), body))
+        .collect()
+}
+
 fn golden(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name);
     std::fs::read_to_string(path).unwrap()
@@ -62,9 +96,12 @@ fn golden(name: &str) -> String {
 
 #[test]
 fn commands_have_the_form_of_their_version() {
-    for (name, expected) in
-        [("commands-v1.jsonl", commands()), ("commands-v2.jsonl", commands_of_version_2())]
-    {
+    let versions = [
+        ("commands-v1.jsonl", commands()),
+        ("commands-v2.jsonl", commands_of_version_2()),
+        ("commands-v3.jsonl", commands_of_version_3()),
+    ];
+    for (name, expected) in versions {
         let golden = golden(name);
         assert_eq!(golden.lines().count(), expected.len());
         for (line, command) in golden.lines().zip(expected) {
@@ -96,11 +133,39 @@ fn a_snapshot_has_the_form_of_version_1() {
     assert_eq!(outcome, Ok(Applied::ProducerIdsAllocated { first, count: 1 }));
 }
 
+/// With heads of an archive and a deleted topic, which earlier snapshots of version 1 lack.
+#[test]
+fn a_snapshot_tells_of_the_archive() {
+    let mut machine = MetaMachine::new();
+    for command in commands().into_iter().take(2).chain(commands_of_version_3()) {
+        machine.apply(command).ok();
+    }
+    let topic = TopicId::from_bytes([0xb2; 16]);
+    let doomed = CommandBody::CreateTopic {
+        name: "doomed".into(),
+        topic: TopicId::from_bytes([0xd3; 16]),
+        partitions: 1,
+        replication_factor: 1,
+        configs: [("remote.storage.enable".to_owned(), "true".to_owned())].into(),
+    };
+    let delete = CommandBody::DeleteTopic { topic: TopicId::from_bytes([0xd3; 16]) };
+    for (body, id) in [doomed, delete].into_iter().zip(20..) {
+        machine.apply(Command::new(CommandId(id), TimestampMs(1_700_000_000_000), body)).unwrap();
+    }
+    let golden = golden("snapshot-v1-archive.json");
+    let golden = golden.trim_end();
+    assert_eq!(String::from_utf8(machine.to_snapshot().unwrap()).unwrap(), golden);
+    let read = MetaMachine::from_snapshot(golden.as_bytes()).unwrap();
+    assert_eq!(read, machine);
+    let head = read.state().archive_head(topic, PartitionIndex(0)).unwrap();
+    assert_eq!(head.end, Offset::new(2000).unwrap());
+}
+
 #[test]
 fn forms_of_a_later_version_are_refused() {
-    let command = golden("commands-v1.jsonl").replace("{\"v\":1", "{\"v\":3");
+    let command = golden("commands-v1.jsonl").replace("{\"v\":1", "{\"v\":4");
     let error = serde_json::from_str::<Command>(command.lines().next().unwrap()).unwrap_err();
-    assert!(error.to_string().contains("command version 3 is not known"), "{error}");
+    assert!(error.to_string().contains("command version 4 is not known"), "{error}");
     let snapshot = golden("snapshot-v1.json").replacen("{\"v\":1", "{\"v\":2", 1);
     let error = MetaMachine::from_snapshot(snapshot.as_bytes()).unwrap_err();
     assert!(matches!(error, SnapshotError::UnknownVersion(2)));
