@@ -14,7 +14,7 @@ use crate::config::LogConfig;
 use crate::epoch::EpochHistory;
 use crate::error::{AppendError, LogError, OpenError};
 use crate::file::SegmentFile;
-use crate::format::{SealRecord, SegmentHeader, SegmentTimes, TRAILER_BYTES};
+use crate::format::{HEADER_BLOCK_BYTES, SealRecord, SegmentHeader, SegmentTimes, TRAILER_BYTES};
 use crate::recovery::{self, Replay};
 use crate::shared::LogShared;
 use crate::tail::{Tail, TailBatch};
@@ -229,14 +229,15 @@ impl PartitionLog {
     /// counts by its share of offsets.
     #[must_use]
     pub fn bytes_behind(&self, from: Offset) -> u64 {
+        let data = |end: u32| u64::from(end.saturating_sub(HEADER_BLOCK_BYTES));
         let sealed = self
             .sealed
             .iter()
-            .map(|segment| (segment.file.base(), segment.end, u64::from(segment.data_end)));
+            .map(|segment| (segment.file.base(), segment.end, data(segment.data_end)));
         let unsealed = self
             .unsealed
             .iter()
-            .map(|segment| (segment.base(), segment.end.offset, u64::from(segment.end.position)));
+            .map(|segment| (segment.base(), segment.end.offset, data(segment.end.position)));
         let behind = |(base, end, bytes): (Offset, Offset, u64)| {
             let span = end.value() - base.value();
             let rest = end.value() - from.value().clamp(base.value(), end.value());

@@ -10,8 +10,8 @@ use millstream_env::disk::{
     SimDiskConfig,
 };
 use millstream_log::{
-    AppendError, Context, Cursor, LogConfig, LogError, LogShared, OpenError, PartitionLog,
-    ReadError, ReadPlan, Replay, SharedLimits,
+    AppendError, Beginning, Context, Cursor, LogConfig, LogError, LogShared, OpenError,
+    PartitionLog, ReadError, ReadPlan, Replay, SharedLimits,
 };
 use millstream_types::{LeaderEpoch, Offset, PartitionIndex, TimestampMs, TopicId, TopicPartition};
 use millstream_wire::{Batch, BatchBuilder, BatchHeader, Codec, IncomingBatch, ProducerStamp};
@@ -74,6 +74,8 @@ pub(crate) struct Bench {
     pub(crate) shared: Arc<LogShared>,
     pub(crate) config: LogConfig,
     pub(crate) log: Option<PartitionLog>,
+    /// Where it begins, if not at 0.
+    pub(crate) beginning: Option<Beginning>,
     /// Every batch since offset 0 that the log has, or should have.
     pub(crate) appended: Vec<Batch>,
     pub(crate) epoch: i32,
@@ -97,6 +99,7 @@ impl Bench {
             }),
             config,
             log: None,
+            beginning: None,
             appended: Vec::new(),
             epoch: 1,
             now: 1_000_000,
@@ -126,10 +129,12 @@ impl Bench {
             shared: Arc::clone(&self.shared),
         };
         let (mut snapshot, mut replayed) = (None, Vec::new());
-        let log = PartitionLog::open(context, self.now(), &mut |replay| match replay {
+        let mut replay = |replay: Replay<'_>| match replay {
             Replay::ProducerSnapshot(bytes) => snapshot = Some(bytes),
             Replay::Batch(header) => replayed.push(*header),
-        })?;
+        };
+        let beginning = self.beginning.as_ref();
+        let log = PartitionLog::open_at(context, beginning, self.now(), &mut replay)?;
         (self.snapshot, self.replayed) = (snapshot, replayed);
         log.check().unwrap();
         self.log = Some(log);

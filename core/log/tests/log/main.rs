@@ -1,6 +1,8 @@
 //! The log on a simulated disk: against a model, through power cuts, damage and full disks.
 
 #[cfg(test)]
+mod beginning;
+#[cfg(test)]
 mod common;
 #[cfg(test)]
 mod damage;
