@@ -4,110 +4,35 @@
 //! A soak: `MILLSTREAM_KILLS=50 cargo test -p millstream-tests --test crash`.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use millstream_tests::{
-    Broker, Dice, Options, consume, failure, json_lines, knob, pause, run, success, topics,
-    wait_until,
+    Broker, Dice, Load, Options, Phoenix, consume, failure, json_lines, knob, pause, run, success,
+    topics, verify,
 };
 use serde_json::Value;
 
-/// One load writes for so long; when it ends before the kills do, another follows.
-const LOAD_DURATION: &str = "6s";
-/// A load has this long to get its last record through. Less than the idle timeout: a broker that
-/// is back tells its clients that their connections are gone.
-const LOAD_END: Duration = Duration::from_secs(28);
-const VERIFY_WITHIN: Duration = Duration::from_secs(300);
-
 /// A client's command may span several restarts.
 const COMMAND_WITHIN: Duration = Duration::from_secs(60);
-
-/// A broker that is killed and comes back on the same port with the same directory.
-struct Phoenix {
-    data: PathBuf,
-    options: Options,
-    broker: Broker,
-}
-
-impl Phoenix {
-    fn start(data: &Path) -> Result<Phoenix> {
-        let broker = Broker::start(data)?;
-        let options = Options { listen: broker.quic(), ..Options::default() };
-        Ok(Phoenix { data: data.to_owned(), options, broker })
-    }
-
-    fn kill_and_restart(mut self) -> Result<Phoenix> {
-        let log = self.broker.kill9()?;
-        ensure!(!log.contains("panicked"), "the broker panicked:\n{log}");
-        self.broker = Broker::start_with(&self.data, &self.options)?;
-        Ok(self)
-    }
-}
-
-/// `bench --ack-log`, which retries through restarts and writes down what was acknowledged.
-struct Load {
-    child: Child,
-    ack_log: PathBuf,
-}
-
-impl Load {
-    fn start(broker: &Broker, dir: &Path, number: usize) -> Result<Load> {
-        let ack_log = dir.join(format!("acks-{number}.jsonl"));
-        let topic = format!("load-{number}");
-        let mut command = broker.command()?;
-        command.args(["bench", "--durability", "fsync", "--topic", &topic]);
-        command.args(["--producers", "2", "--partitions", "3", "--record-size", "256"]);
-        command.args(["--rate", "3000", "--duration", LOAD_DURATION, "-o", "json"]);
-        command.arg("--ack-log").arg(&ack_log);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Ok(Load { child: command.spawn()?, ack_log })
-    }
-
-    fn is_running(&mut self) -> Result<bool> {
-        Ok(self.child.try_wait()?.is_none())
-    }
-
-    /// Waits for its end, which must be a good one; returns where its acknowledgements stand.
-    fn finish(mut self) -> Result<PathBuf> {
-        let ended = wait_until("the load's end", LOAD_END, || Ok(!self.is_running()?));
-        if ended.is_err() {
-            self.child.kill()?;
-        }
-        let output = self.child.wait_with_output()?;
-        ended.with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
-        success(&output).context("the load failed")?;
-        Ok(self.ack_log)
-    }
-}
-
-/// Runs `bench verify`; returns how many records were acknowledged.
-fn verify(broker: &Broker, ack_log: &Path) -> Result<u64> {
-    let mut command = broker.command()?;
-    command.args(["bench", "verify", "-o", "json", "--ack-log"]).arg(ack_log);
-    let printed = success(&run(command, &[], VERIFY_WITHIN)?)?;
-    let report = json_lines(&printed)?.pop().context("no report")?;
-    ensure!(report["verified"] == true, "not verified: {report}");
-    report["acknowledged"].as_u64().with_context(|| format!("no count: {report}"))
-}
 
 #[test]
 fn every_acknowledged_record_survives_kill_9() -> Result<()> {
     let kills = knob("MILLSTREAM_KILLS", 4)?;
     let mut dice = Dice::new(knob("MILLSTREAM_SEED", 1)?);
     let dir = tempfile::tempdir()?;
-    let mut phoenix = Phoenix::start(&dir.path().join("data"))?;
+    let mut phoenix = Phoenix::start(&dir.path().join("data"), Options::default())?;
     let mut ack_logs = Vec::new();
-    let mut load = Load::start(&phoenix.broker, dir.path(), 0)?;
+    let mut load = Load::start(&phoenix.broker, dir.path(), 0, &[])?;
     let mut killed = 0;
     while killed < kills {
         pause(Duration::from_millis(100 + dice.below(900)));
         if !load.is_running()? {
             ack_logs.push(load.finish()?);
-            load = Load::start(&phoenix.broker, dir.path(), ack_logs.len())?;
+            load = Load::start(&phoenix.broker, dir.path(), ack_logs.len(), &[])?;
             continue;
         }
         phoenix = phoenix.kill_and_restart()?;
@@ -260,7 +185,7 @@ fn topics_survive_kill_9_at_any_point() -> Result<()> {
     let kills = knob("MILLSTREAM_KILLS", 6)?;
     let mut dice = Dice::new(knob("MILLSTREAM_SEED", 1)?);
     let dir = tempfile::tempdir()?;
-    let mut phoenix = Phoenix::start(&dir.path().join("data"))?;
+    let mut phoenix = Phoenix::start(&dir.path().join("data"), Options::default())?;
     let (address, ca) = (phoenix.broker.quic(), phoenix.broker.ca().to_owned());
     let stop = AtomicBool::new(false);
     let count = std::thread::scope(|scope| -> Result<usize> {

@@ -7,13 +7,17 @@ mod binary;
 mod broker;
 mod capture;
 mod knob;
+mod moto;
 mod outcome;
 mod process;
 mod records;
+mod soak;
 
 pub use binary::{OUTPUT_BYTES_MAX, command, millstream, run};
 pub use broker::{Broker, Options};
 pub use knob::{Dice, knob, pause, wait_until};
+pub use moto::Moto;
 pub use outcome::{failure, json_lines, success};
 pub use process::{open_files, resident_kib};
 pub use records::{consume, copy_dir, partition_dir, produce, topics};
+pub use soak::{Load, Phoenix, verify};

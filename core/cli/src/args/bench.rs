@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{BatchingArgs, ConnectionArgs};
+use super::{BatchingArgs, ConfigAssignment, ConnectionArgs};
 use crate::output::OutputArgs;
 use crate::values::ByteSize;
 
@@ -141,6 +141,9 @@ pub struct LoadArgs {
     /// What the topic promises about an acknowledged record
     #[arg(long, value_enum, default_value_t = Durability::Fsync)]
     pub durability: Durability,
+    /// Set one more of the topic's configs; repeatable
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub config: Vec<ConfigAssignment>,
     /// Records a second over all producers, open loop [default: as many as the broker takes]
     #[arg(short, long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     pub rate: Option<u64>,

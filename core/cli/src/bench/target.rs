@@ -5,7 +5,7 @@ use millstream_client::{Client, MetricValue, NewTopic, OffsetSpec, PartitionOffs
 use serde::Serialize;
 use tempfile::TempDir;
 
-use crate::args::{ConnectionArgs, Durability, LoadArgs};
+use crate::args::{ConfigAssignment, ConnectionArgs, Durability, LoadArgs};
 use crate::connect::connect;
 use crate::failure::advised;
 use crate::output::note;
@@ -117,10 +117,13 @@ async fn create_topic(client: &Client, name: &str, args: &LoadArgs) -> Result<()
     if args.durability == Durability::Replicated {
         note("durability=replicated: records are acknowledged before they are synced to disk");
     }
-    let topic = NewTopic::new(name)
+    let mut topic = NewTopic::new(name)
         .partitions(args.partitions)
         .config("durability", args.durability.as_str())
         .config("max.message.bytes", millstream_types::limits::BATCH_BYTES_MAX.to_string());
+    for ConfigAssignment { name, value } in &args.config {
+        topic = topic.config(name, value);
+    }
     if !client.admin().create_topic(topic).await?.created {
         return Err(advised(
             format!("topic {name} exists already; a run makes its own"),
