@@ -306,8 +306,7 @@ impl Cluster {
         let mut answers = Vec::with_capacity(topic.leaders.len());
         for (endpoint, partitions) in by_leader {
             let request = ListOffsetsRequest { topic: topic.topic, partitions, spec };
-            let answer = self.call_at(endpoint, &request.into()).await;
-            let response = match answer.map_err(|error| call_error(endpoint, error))? {
+            let response = match self.call_at_once(endpoint, request).await? {
                 Response::ListOffsets(response) => response,
                 other => return Err(unexpected(&other)),
             };
@@ -320,6 +319,53 @@ impl Cluster {
             }
         }
         Ok(answers)
+    }
+
+    /// Asks the broker at `endpoint` alone, once.
+    pub(crate) async fn call_at_once(
+        &self,
+        endpoint: &str,
+        request: impl Into<Request>,
+    ) -> Result<Response, AdminError> {
+        let answer = self.call_at(endpoint, &request.into()).await;
+        answer.map_err(|error| call_error(endpoint, error))
+    }
+
+    /// Asks a partition's leader until it answers; the last error when the request timeout passes.
+    pub(crate) async fn call_leader(
+        &self,
+        name: &str,
+        partition: u32,
+        request: impl Fn(TopicId) -> Request,
+    ) -> Result<Response, AdminError> {
+        let mut last_error = AdminError::TimedOut;
+        let attempts = async {
+            let mut attempt = 0;
+            loop {
+                let error = match self.call_leader_once(name, partition, &request).await {
+                    Ok(response) => return Ok(response),
+                    Err(error) => error,
+                };
+                if !error.is_retriable() {
+                    return Err(error);
+                }
+                last_error = error;
+                tokio::time::sleep(REQUEST_BACKOFF.delay(attempt, &self.random)).await;
+                attempt = attempt.saturating_add(1);
+            }
+        };
+        let timed = tokio::time::timeout(self.request_timeout, attempts).await;
+        timed.unwrap_or(Err(last_error))
+    }
+
+    async fn call_leader_once(
+        &self,
+        name: &str,
+        partition: u32,
+        request: impl Fn(TopicId) -> Request,
+    ) -> Result<Response, AdminError> {
+        let route = self.route(name, partition, self.clock.monotonic()).await?;
+        self.call_at_once(&route.endpoint, request(route.topic)).await
     }
 
     /// Forgets where a topic is: it was changed.

@@ -39,9 +39,10 @@ mod random;
 mod record;
 
 pub use admin::{
-    Admin, AlterTopic, BrokerInfo, BrokerStatus, ClusterDescription, CreatedTopic, Metric,
-    MetricValue, NewTopic, OffsetSpec, PartitionDescription, PartitionOffset, TopicConfig,
-    TopicDescription, TopicSummary,
+    Admin, AlterTopic, ArchiveStatus, ArchivedPartition, ArchivedTopic, BrokerInfo, BrokerStatus,
+    ClusterDescription, CreatedTopic, Metric, MetricValue, NewTopic, OffsetSpec,
+    PartitionDescription, PartitionOffset, RestoredPartition, RestoredTopic, TopicConfig,
+    TopicDescription, TopicSummary, VerifiedRange,
 };
 pub use client::{Client, ClientBuilder};
 pub use consumer::{
@@ -52,7 +53,7 @@ pub use error::{
     AddressFailure, AddressFailures, AdminError, BuildError, ConnectError, ConsumerError,
     DeliveryError, FlushError, SendError, TrySendError,
 };
-pub use millstream_types::{ErrorCode, Offset, TimestampMs};
+pub use millstream_types::{ErrorCode, Offset, TimestampMs, TopicId};
 pub use millstream_wire::{Codec, Header, HeaderKey, HeaderRef, Headers, RecordRef};
 pub use producer::{Acks, Delivery, Producer, ProducerBuilder};
 pub use record::{ConsumerRecord, ProducerRecord, RecordMetadata};

@@ -26,7 +26,9 @@ use millstream_wire::{Batch, IncomingBatch};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-const TOPIC: TopicId = TopicId::from_bytes(*b"the-only-topic-0");
+use crate::archive;
+
+pub(crate) const TOPIC: TopicId = TopicId::from_bytes(*b"the-only-topic-0");
 const NOW: TimestampMs = TimestampMs(1_795_000_000_000);
 
 /// One partition: batches with their end, and what is known of producers.
@@ -354,10 +356,15 @@ impl Service for TestBroker {
                 let partitions = request.partitions.iter().map(answer).collect();
                 Ok(ListOffsetsResponse { partitions }.into())
             }
-            other => {
-                let message = format!("{:?}", other.api());
-                Err(ServiceError::new(ErrorCode::InvalidRequest, message))
+            Request::VerifyArchive(request) => {
+                self.check_leader()?;
+                Ok(archive::verify(&request).into())
             }
+            Request::ArchiveStatus(request) => {
+                let leads = self.cluster.state().leader == self.index;
+                Ok(archive::status(&request, leads).into())
+            }
+            other => archive::answer(other),
         }
     }
 

@@ -7,6 +7,7 @@
     reason = "all of this is a test, its shared functions included"
 )]
 
+mod archive;
 mod broker;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,8 @@
 //! Administration: topics, offsets and the cluster. Every call is idempotent: after an error
 //! that says to retry, call again.
 
+mod archive;
+
 use std::collections::BTreeMap;
 
 use millstream_types::{
@@ -10,6 +12,11 @@ use millstream_wire::api;
 
 use crate::client::Client;
 use crate::error::AdminError;
+
+pub use archive::{
+    ArchiveStatus, ArchivedPartition, ArchivedTopic, RestoredPartition, RestoredTopic,
+    VerifiedRange,
+};
 
 /// A topic to be created. Unset numbers take the cluster's defaults.
 #[derive(Clone, PartialEq, Eq, Debug)]
