@@ -30,6 +30,8 @@ pub(crate) struct Advised {
     pub(crate) message: String,
     /// What to do next.
     pub(crate) advice: String,
+    /// Whether it is the command line that is wrong.
+    is_misuse: bool,
 }
 
 impl std::fmt::Display for Advised {
@@ -42,20 +44,29 @@ impl std::error::Error for Advised {}
 
 /// A failure with its own advice, as an error.
 pub(crate) fn advised(message: impl Into<String>, advice: impl Into<String>) -> Error {
-    Advised { message: message.into(), advice: advice.into() }.into()
+    Advised { message: message.into(), advice: advice.into(), is_misuse: false }.into()
 }
 
-/// 0 for success, and for a reader of standard output that has seen enough; 1 for a failure,
-/// which is explained on standard error.
+/// A command line that parses and still asks for nothing that can be done, as an error.
+pub(crate) fn misused(message: impl Into<String>, advice: impl Into<String>) -> Error {
+    Advised { message: message.into(), advice: advice.into(), is_misuse: true }.into()
+}
+
+/// 0 for success, and for a reader of standard output that has seen enough; 1 for a failure and 2
+/// for a wrong command line, which are explained on standard error.
 pub(crate) fn exit_code(result: Result<(), Error>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             note(&explain(&error));
-            ExitCode::FAILURE
+            ExitCode::from(if is_misuse(&error) { 2 } else { 1 })
         }
     }
+}
+
+fn is_misuse(error: &Error) -> bool {
+    error.downcast_ref::<Advised>().is_some_and(|advised| advised.is_misuse)
 }
 
 fn is_broken_pipe(error: &Error) -> bool {
@@ -66,7 +77,7 @@ fn is_broken_pipe(error: &Error) -> bool {
 }
 
 /// The error with its causes on one line, and under it what to do next.
-fn explain(error: &Error) -> String {
+pub(crate) fn explain(error: &Error) -> String {
     let mut text = "error: ".to_owned();
     let mut last = String::new();
     for cause in error.chain().map(ToString::to_string) {
@@ -312,5 +323,12 @@ mod tests {
         assert_eq!(format!("{:?}", exit_code(result)), format!("{:?}", ExitCode::SUCCESS));
         let other = Err(io::Error::from(io::ErrorKind::StorageFull)).context("cannot print");
         assert_eq!(format!("{:?}", exit_code(other)), format!("{:?}", ExitCode::FAILURE));
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_told_from_a_failure() {
+        let ends = |error: Error| format!("{:?}", exit_code(Err(error)));
+        assert_eq!(ends(misused("no topic is named", "name")), format!("{:?}", ExitCode::from(2)));
+        assert_eq!(ends(advised("no such topic", "name")), format!("{:?}", ExitCode::FAILURE));
     }
 }

@@ -2,6 +2,7 @@
 //! in. Commands are clients of a broker; `demo` and `bench` start one as a process of its own, by
 //! running this same executable with `serve`.
 
+mod archive;
 pub mod args;
 mod base64;
 mod bench;
@@ -73,6 +74,7 @@ async fn run_command(command: Command) -> Result<()> {
         Command::Topic(args) => Box::pin(topic::run(args)).await,
         Command::Produce(args) => Box::pin(produce::run(args)).await,
         Command::Consume(args) => Box::pin(consume::run(args)).await,
+        Command::Archive(args) => Box::pin(archive::run(args)).await,
         Command::Bench(args) => Box::pin(bench::run(args)).await,
         Command::Completions(args) => completions::run(&args),
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -76,6 +77,12 @@ pub(crate) fn human_bytes(bytes: u64) -> String {
     format!("{bytes} B")
 }
 
+/// A span of time for people, in whole seconds once it has one: `850ms`, `1m 3s`, `2h 5m`.
+pub(crate) fn human_duration(ms: u64) -> String {
+    let shown = if ms < 1000 { ms } else { ms / 1000 * 1000 };
+    humantime::format_duration(Duration::from_millis(shown)).to_string()
+}
+
 /// A count for people, its thousands set apart: `1,234,567`.
 pub(crate) fn human_count(count: u64) -> String {
     let digits = count.to_string();
@@ -145,6 +152,9 @@ mod tests {
     fn people_see_short_numbers() {
         assert_eq!(human_bytes(873), "873 B");
         assert_eq!(human_bytes(1434), "1.4 KiB");
+        assert_eq!(human_duration(850), "850ms");
+        assert_eq!(human_duration(63_250), "1m 3s");
+        assert_eq!(human_duration(7_500_999), "2h 5m");
         assert_eq!(human_count(1), "1");
         assert_eq!(human_count(123), "123");
         assert_eq!(human_count(1_234_567), "1,234,567");

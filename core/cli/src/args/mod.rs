@@ -1,6 +1,7 @@
 //! Every command, flag, default and environment variable, defined once: help, completions and
 //! parsing all come from here.
 
+mod archive;
 mod bench;
 mod connection;
 mod consume;
@@ -12,6 +13,9 @@ mod topic;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+pub use archive::{
+    ArchiveAction, ArchiveArgs, ArchiveRestoreArgs, ArchiveStatusArgs, ArchiveVerifyArgs,
+};
 pub use bench::{
     Acks, BenchAction, BenchArgs, BenchMode, BenchVerifyArgs, Durability, LoadArgs, PayloadKind,
 };
@@ -63,6 +67,7 @@ pub enum Command {
     Topic(TopicArgs),
     Produce(ProduceArgs),
     Consume(ConsumeArgs),
+    Archive(ArchiveArgs),
     Bench(BenchArgs),
     Completions(CompletionsArgs),
 }
