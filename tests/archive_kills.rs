@@ -111,7 +111,7 @@ fn settle(broker: &Broker, ack_logs: &[PathBuf]) -> Result<u64> {
         let status = success(&broker.millstream(&["archive", "status", "-o", "json"])?)?;
         let rows = json_lines(&status)?;
         let mut rows = rows.iter().filter(|row| row.get("partition").is_some()).peekable();
-        Ok(rows.peek().is_some() && rows.all(|row| row["end"] == row["high_watermark"]))
+        Ok(rows.peek().is_some() && rows.all(|row| row["end_offset"] == row["high_watermark"]))
     })?;
     let mut acknowledged = 0;
     for ack_log in ack_logs {
