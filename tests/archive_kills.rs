@@ -17,14 +17,15 @@ mod proxy;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use millstream_tests::{
     Broker, Dice, Load, Moto, Options, Phoenix, json_lines, knob, pause, success, verify,
     wait_until,
 };
 
-/// A step comes at least so often under the load.
-const STEP_WITHIN: Duration = Duration::from_secs(20);
+/// How long a step is waited for at a time, and how often: a load may end meanwhile.
+const STEP_WITHIN: Duration = Duration::from_secs(3);
+const STEP_WAITS: u32 = 20;
 const ARCHIVED_WITHIN: Duration = Duration::from_secs(120);
 /// Of the topics that the loads make.
 const CONFIGS: [&str; 5] = [
@@ -54,8 +55,8 @@ enum Step {
 
 /// What tells when a step comes, as exactly as the store lets it be seen.
 trait Watch {
-    /// Waits until `step` is under way; the broker is then killed.
-    fn wait_for(&mut self, step: Step) -> Result<()>;
+    /// Waits until `step` is under way; the broker is then killed. False if it did not come.
+    fn wait_for(&mut self, step: Step) -> bool;
     /// The broker is dead: what was held back is let go.
     fn killed(&mut self);
     /// The steps that can be told apart.
@@ -80,7 +81,7 @@ fn soak(dir: &Path, options: Options, watch: &mut dyn Watch) -> Result<()> {
     let mut phoenix = Phoenix::start(&dir.join("data"), options)?;
     let mut ack_logs = Vec::new();
     let mut load = Load::start(&phoenix.broker, dir, 0, &CONFIGS)?;
-    let mut killed = 0;
+    let (mut killed, mut waits) = (0, 0);
     while killed < kills {
         if !load.is_running()? {
             ack_logs.push(load.finish()?);
@@ -88,7 +89,12 @@ fn soak(dir: &Path, options: Options, watch: &mut dyn Watch) -> Result<()> {
         }
         let steps = watch.steps();
         let step = steps[usize::try_from(killed)? % steps.len()];
-        watch.wait_for(step).with_context(|| format!("{step:?}"))?;
+        if !watch.wait_for(step) {
+            waits += 1;
+            ensure!(waits < STEP_WAITS, "waited in vain for {step:?}, after {killed} kills");
+            continue;
+        }
+        waits = 0;
         if matches!(step, Step::Head | Step::Deletion) {
             pause(Duration::from_micros(dice.below(4000)));
         }

@@ -7,10 +7,13 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use super::directory::Directory;
 use super::{STEP_WITHIN, Step, Watch};
+
+/// Nothing is held back for longer.
+const HELD_MAX: Duration = Duration::from_secs(20);
 
 /// What the connections and the test share.
 #[derive(Debug, Default)]
@@ -27,6 +30,33 @@ struct State {
     come: bool,
     /// Counts the kills: what is held back waits for the next.
     kills: u64,
+    /// Whether a PUT is on its way.
+    putting: bool,
+}
+
+/// One PUT at a time: the server looks whether an object is there, then writes it, in many threads,
+/// and once in some hundred races lets two writers win.
+struct Turn(Arc<Shared>);
+
+impl Turn {
+    fn take(shared: &Arc<Shared>) -> Self {
+        let busy = |state: &mut State| state.putting;
+        shared.changed.wait_while(shared.lock(), busy).unwrap().putting = true;
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.lock().putting = false;
+        self.0.changed.notify_all();
+    }
+}
+
+/// A PUT that has no answer yet.
+struct Pending {
+    steps: Option<&'static [Step; 2]>,
+    _turn: Turn,
 }
 
 impl Shared {
@@ -50,7 +80,7 @@ impl Shared {
         let state = self.lock();
         let kills = state.kills;
         let held = |state: &mut State| state.kills == kills;
-        drop(self.changed.wait_timeout_while(state, STEP_WITHIN, held).unwrap());
+        drop(self.changed.wait_timeout_while(state, HELD_MAX, held).unwrap());
     }
 }
 
@@ -82,13 +112,10 @@ impl Proxy {
     }
 }
 
-/// What a request is, by its first line.
+/// What a PUT is for, by its first line.
 fn asked(bytes: &[u8]) -> Option<&'static [Step; 2]> {
     let line = bytes.split(|byte| *byte == b'\r').next()?;
     let has = |part: &[u8]| line.windows(part.len()).any(|window| window == part);
-    if !line.starts_with(b"PUT ") {
-        return None;
-    }
     if has(b"/manifest/") {
         return Some(&[Step::Commit, Step::CommitReply]);
     }
@@ -101,12 +128,13 @@ fn relay(mut client: TcpStream, mut server: TcpStream, shared: &Arc<Shared>) {
     let (Ok(mut to_client), Ok(mut from_server)) = (client.try_clone(), server.try_clone()) else {
         return;
     };
-    let pending: Arc<Mutex<Option<&'static [Step; 2]>>> = Arc::default();
+    let pending: Arc<Mutex<Option<Pending>>> = Arc::default();
     let (answering, answers) = (Arc::clone(shared), Arc::clone(&pending));
     std::thread::spawn(move || {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = from_server.read(&mut buffer) {
-            let steps = answers.lock().unwrap().take();
+            let answered = answers.lock().unwrap().take();
+            let steps = answered.and_then(|pending| pending.steps);
             if steps.is_some_and(|steps| answering.comes(steps[1])) {
                 answering.wait_for_kill();
             }
@@ -123,34 +151,34 @@ fn relay(mut client: TcpStream, mut server: TcpStream, shared: &Arc<Shared>) {
     });
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = client.read(&mut buffer) {
-        if let Some(steps) = asked(&buffer[..count]) {
-            if shared.comes(steps[0]) {
+        if buffer.starts_with(b"PUT ") {
+            let steps = asked(&buffer[..count]);
+            if steps.is_some_and(|steps| shared.comes(steps[0])) {
                 shared.wait_for_kill();
                 break;
             }
-            *pending.lock().unwrap() = Some(steps);
+            *pending.lock().unwrap() = Some(Pending { steps, _turn: Turn::take(shared) });
         }
         if server.write_all(&buffer[..count]).is_err() {
             break;
         }
     }
     drop(server.shutdown(Shutdown::Both));
+    drop(pending.lock().unwrap().take());
 }
 
 impl Watch for Proxy {
-    fn wait_for(&mut self, step: Step) -> Result<()> {
+    fn wait_for(&mut self, step: Step) -> bool {
         if step == Step::Deletion {
             return self.local.wait_for(step);
         }
         let mut state = self.shared.lock();
         (state.armed, state.come) = (Some(step), false);
         let waiting = |state: &mut State| !state.come;
-        let patience: Duration = STEP_WITHIN;
-        let (mut state, _) =
-            self.shared.changed.wait_timeout_while(state, patience, waiting).unwrap();
+        let waited = self.shared.changed.wait_timeout_while(state, STEP_WITHIN, waiting);
+        let (mut state, _) = waited.unwrap();
         state.armed = None;
-        ensure!(state.come, "waited {patience:?} in vain");
-        Ok(())
+        state.come
     }
 
     fn killed(&mut self) {

@@ -56,6 +56,8 @@ impl Ready {
 pub(crate) struct Options {
     /// Its data directory; made if it does not exist.
     pub(crate) dir: PathBuf,
+    /// Where it archives, if not below its data directory.
+    pub(crate) archive: Option<PathBuf>,
     /// The processors to pin it to, as taskset takes them.
     pub(crate) cpus: Option<String>,
     /// Whether it is to go on when this process's terminal sends Ctrl-C.
@@ -154,6 +156,9 @@ fn command(options: &Options) -> Result<Command> {
         .args(["serve", "--output", "json", "--listen", "127.0.0.1:0", "--dir"])
         .arg(&options.dir)
         .env_remove("MILLSTREAM_CONFIG");
+    if let Some(archive) = &options.archive {
+        command.arg("--archive").arg(archive);
+    }
     if options.detached {
         command.process_group(0);
     }

@@ -11,7 +11,9 @@ use crate::output::OutputArgs;
 /// Starts a broker of its own in a temporary directory, sends it 200,000 flights (US Bureau of
 /// Transportation Statistics, January 2001) as JSON keyed by the airport they left from, over QUIC,
 /// to a topic of 6 partitions, reads them all back, and compares count, order per key and a
-/// checksum over every record with what was sent. Exits with 1 if anything differs.
+/// checksum over every record with what was sent. Then it waits until all of it is archived as
+/// Parquet, has a second broker that has nothing but the archive bring the topic back, and compares
+/// that, too. Exits with 1 if anything differs.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:

@@ -29,6 +29,7 @@ Examples:
   millstream serve
   millstream serve --dir /var/lib/millstream --listen 127.0.0.1:9192
   millstream serve --listen 0.0.0.0:9092 --advertised broker.example:9092 --client-ca cluster
+  millstream serve --archive s3://bucket/millstream
   millstream serve -o json      print one line of JSON when ready: its address and its authority")]
 pub struct ServeArgs {
     /// Where everything is kept; made if it does not exist [default: ./millstream-data]
@@ -74,6 +75,12 @@ pub struct ServeArgs {
     /// [env: MILLSTREAM_TLS__CLIENT_CA_FILE]
     #[arg(long, value_name = "FILE|cluster")]
     pub client_ca: Option<PathBuf>,
+    /// Where topics with remote.storage.enable=true are archived: a directory, or
+    /// s3://bucket/prefix with credentials from the AWS_ variables [default: DIR/archive]
+    ///
+    /// [env: MILLSTREAM_ARCHIVE__LOCATION]
+    #[arg(long, value_name = "LOCATION")]
+    pub archive: Option<String>,
     /// Threads that serve the network [default: half the processors]
     ///
     /// [env: MILLSTREAM_BROKER__NETWORK_THREADS]
@@ -102,6 +109,7 @@ impl ServeArgs {
             ("tls.cert_file", path(&self.cert)),
             ("tls.key_file", path(&self.cert_key)),
             ("tls.client_ca_file", path(&self.client_ca)),
+            ("archive.location", self.archive.as_ref().map(|location| text(location))),
             ("broker.network_threads", self.network_threads.map(|count| count.to_string())),
         ];
         settings.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
@@ -146,6 +154,7 @@ mod tests {
             cert: path(),
             cert_key: path(),
             client_ca: path(),
+            archive: Some("s3://bucket".to_owned()),
             network_threads: Some(1),
             ..ServeArgs::default()
         };
@@ -153,7 +162,7 @@ mod tests {
         let help = command.render_long_help().to_string();
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         let settings = args.overrides();
-        assert_eq!(settings.len(), 8);
+        assert_eq!(settings.len(), 9);
         for (key, _) in settings {
             let variable = format!("MILLSTREAM_{}", key.replace('.', "__").to_uppercase());
             assert!(help.contains(&format!("[env: {variable}]")), "{variable}");

@@ -109,7 +109,7 @@ async fn own_broker(args: &LoadArgs) -> Result<(OwnBroker, Option<TempDir>)> {
         }
     };
     let cpus = args.cpus.as_ref().map(|(broker, _)| broker.clone());
-    let own = OwnBroker::start(&Options { dir, cpus, detached: false }).await?;
+    let own = OwnBroker::start(&Options { dir, cpus, ..Options::default() }).await?;
     Ok((own, temporary))
 }
 

@@ -1,10 +1,12 @@
-//! `millstream demo`: real records in over QUIC, at rest in the log, out again, compared.
+//! `millstream demo`: real records in over QUIC, at rest in the log, out again, compared; then into
+//! the archive, and back from that alone.
 
+mod archive;
 mod compare;
 mod flights;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +23,7 @@ use crate::output::{Align, Out, Progress, Table};
 use crate::own_broker::{Options, OwnBroker, Ready};
 use crate::values::{as_f64, human_bytes, human_count};
 
+use archive::Archived;
 use compare::Side;
 use flights::Flight;
 
@@ -45,6 +48,7 @@ struct Report {
     skew: f64,
     checksum_in: String,
     checksum_out: String,
+    archive: Archived,
     verified: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     difference: Option<String>,
@@ -72,7 +76,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
     let options = Options { dir: place.dir.clone(), detached: args.keep, ..Options::default() };
     let broker = OwnBroker::start(&options).await?;
     let client = connect(&connection(&broker.ready)).await?;
-    let mut report = send_and_compare(&client).await?;
+    let mut report = send_and_compare(&client, &place.dir).await?;
     client.close().await;
 
     if args.keep {
@@ -89,7 +93,9 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
     let mut out = Out::new(&args.output);
     out.object(&report, report_text)?;
     if let Some(dir) = args.dir.filter(|_| !args.keep && !out.is_json()) {
-        out.text(&format!("\nThe data stays: millstream serve --dir {}", dir.display()))?;
+        let dir = dir.display();
+        let duckdb = duckdb(&report.archive.parquet);
+        out.text(&format!("\nThe data stays: millstream serve --dir {dir}\nQuery it: {duckdb}"))?;
     }
     out.flush()?;
     match report.difference {
@@ -139,25 +145,34 @@ fn connection(ready: &Ready) -> ConnectionArgs {
     }
 }
 
-async fn send_and_compare(client: &Client) -> Result<Report> {
+async fn send_and_compare(client: &Client, dir: &Path) -> Result<Report> {
     let flights = flights::load()?;
     let mut sent = Side::default();
     for flight in &flights {
         sent.add(&flight.origin, flight.timestamp_ms, &flight.json);
     }
     // The flights are old: without this, retention would take them.
-    let topic = NewTopic::new(TOPIC).partitions(PARTITIONS).config("retention.ms", "-1");
+    let topic = NewTopic::new(TOPIC)
+        .partitions(PARTITIONS)
+        .config("retention.ms", "-1")
+        .config("remote.storage.enable", "true")
+        .config("archive.lag.max.ms", "1000");
     client.admin().create_topic(topic).await?;
 
     let clock = SystemClock::new();
     send(client, &flights).await?;
     let seconds_in = clock.monotonic().as_secs_f64();
-    let (read, partitions) = read_back(client, flights.len()).await?;
+    let (read, partitions) = read_back(client, flights.len(), "consuming").await?;
     let seconds_out = clock.monotonic().as_secs_f64() - seconds_in;
 
     let bytes: usize = flights.iter().map(|flight| flight.origin.len() + flight.json.len()).sum();
     let bytes = bytes as u64;
-    let difference = sent.difference(&read);
+    let status = archive::wait(client).await?;
+    let (replayed, archive) = archive::replay(dir, &status, flights.len(), bytes).await?;
+    let difference = sent.difference(&read).or_else(|| {
+        let difference = sent.difference(&replayed)?;
+        Some(format!("in the archive: {difference}"))
+    });
     Ok(Report {
         records_in: sent.records(),
         records_out: read.records(),
@@ -171,6 +186,7 @@ async fn send_and_compare(client: &Client) -> Result<Report> {
         partitions,
         checksum_in: sent.checksum(),
         checksum_out: read.checksum(),
+        archive,
         verified: difference.is_none(),
         difference,
         kept: None,
@@ -196,10 +212,14 @@ async fn send(client: &Client, flights: &[Flight]) -> Result<()> {
 
 /// Reads each partition from its first record to its end; returns what it saw, and how many
 /// records each partition holds.
-async fn read_back(client: &Client, expected: usize) -> Result<(Side, Vec<u64>)> {
+async fn read_back(
+    client: &Client,
+    expected: usize,
+    doing: &'static str,
+) -> Result<(Side, Vec<u64>)> {
     let ends = client.admin().list_offsets(TOPIC, &[], OffsetSpec::Latest).await?;
     let mut consumer = client.consumer().topic(TOPIC).start(Start::Earliest).build().await?;
-    let progress = Progress::new(Some(expected as u64), "consuming");
+    let progress = Progress::new(Some(expected as u64), doing);
     let mut counts = vec![0_u64; ends.len()];
     let mut read = Side::default();
     let mut left: std::collections::BTreeMap<u32, i64> = ends
@@ -256,6 +276,14 @@ fn report_text(report: &Report) -> String {
     let (into, out) = (&report.checksum_in, &report.checksum_out);
     summary.row(side("in", report.records_in, report.seconds_in, report.mb_per_second_in, into));
     summary.row(side("out", report.records_out, report.seconds_out, report.mb_per_second_out, out));
+    let again = &report.archive;
+    summary.row(side(
+        "from the archive",
+        again.records_replayed,
+        again.seconds_replay,
+        again.mb_per_second_replay,
+        &again.checksum_replay,
+    ));
 
     let mut partitions = Table::new(&[
         ("partition", Align::Right),
@@ -276,26 +304,41 @@ fn report_text(report: &Report) -> String {
         "{} US flights as JSON, {}, keyed by {} airports, through QUIC and the log\n\n\
          {summary}\n{partitions}\n\
          skew: the fullest partition holds {:.2} times the average\n\
+         archive: {} of log became {} of Parquet in {} objects; a broker with nothing else brought \
+         it all back\n\
          {verdict}\n",
         human_count(report.records_in),
         human_bytes(report.bytes),
         report.keys,
-        report.skew
+        report.skew,
+        human_bytes(again.log_bytes),
+        human_bytes(again.parquet_bytes),
+        human_count(again.objects),
     );
     if let Some(kept) = &report.kept {
-        text.push_str(&what_next(kept));
+        text.push_str(&what_next(kept, &again.parquet));
     }
     text
 }
 
-fn what_next(kept: &Kept) -> String {
+/// What DuckDB answers about every record without a line of ours.
+fn duckdb(parquet: &str) -> String {
+    format!(
+        "duckdb -c \"select \\\"partition\\\", count(*), min(\\\"offset\\\"), max(\\\"offset\\\") \
+         from '{parquet}' group by 1 order by 1\""
+    )
+}
+
+fn what_next(kept: &Kept, parquet: &str) -> String {
+    let duckdb = duckdb(parquet);
     let to = format!("--bootstrap {} --ca {}", kept.bootstrap, kept.ca.display());
     format!(
         "\nThe broker runs on (process {}, data in {}). Try:\n\
          \x20 millstream consume flights -n 5 --format '%p/%o %k %v\\n' {to}\n\
          \x20 millstream consume flights --key ANC --from @2001-01-12T00:00:00Z -n 5 {to}\n\
-         \x20 millstream topic describe flights {to}\n\
+         \x20 millstream archive status flights {to}\n\
          \x20 echo 'ANC:hello' | millstream produce flights --key-separator : {to}\n\
+         \x20 {duckdb}\n\
          Stop it with: kill {}\n",
         kept.pid,
         kept.dir.display(),
@@ -329,6 +372,16 @@ mod tests {
             skew: 1.5,
             checksum_in: "00".repeat(8),
             checksum_out: "00".repeat(8),
+            archive: Archived {
+                objects: 6,
+                log_bytes: 22_000_000,
+                parquet_bytes: 3_000_000,
+                records_replayed: 200_000,
+                seconds_replay: 0.4,
+                mb_per_second_replay: 50.0,
+                checksum_replay: "00".repeat(8),
+                parquet: "/d/archive/topics/flights.*/*/*.parquet".to_owned(),
+            },
             verified: true,
             difference: None,
             kept: Some(Kept {
