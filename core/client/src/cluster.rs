@@ -114,8 +114,10 @@ impl Cluster {
         self.connections.place(endpoint).await
     }
 
-    /// Asks any broker, one after another, until one answers or the request timeout passes.
+    /// Asks any broker, one after another, until one answers; the last error when the request
+    /// timeout passes.
     pub(crate) async fn call(&self, request: Request) -> Result<Response, AdminError> {
+        let mut last_error = AdminError::TimedOut;
         let attempts = async {
             let mut attempt = 0;
             loop {
@@ -132,10 +134,11 @@ impl Cluster {
                 if attempt >= 3 && matches!(error, AdminError::Unreachable { .. }) {
                     return Err(error);
                 }
+                last_error = error;
             }
         };
         let timed = tokio::time::timeout(self.request_timeout, attempts).await;
-        timed.unwrap_or(Err(AdminError::TimedOut))
+        timed.unwrap_or(Err(last_error))
     }
 
     /// Asks each known address once, those with a connection first.

@@ -104,11 +104,12 @@ pub struct RestoredPartition {
 }
 
 impl Admin {
-    /// How far the named topics are archived, or all topics where none is named; a topic that is
-    /// not archived has no partition in the answer. Asks every broker for those that it leads.
+    /// How far the named topics are archived, or all topics where none is named; one that is not
+    /// there or not archived has no partition in the answer. Asks every broker for those that it
+    /// leads.
     ///
     /// # Errors
-    /// `UnknownTopic`; or a broker cannot be reached.
+    /// A broker cannot be reached.
     pub async fn archive_status(
         &self,
         topics: Option<&[String]>,
@@ -215,8 +216,8 @@ impl Admin {
     ///
     /// # Errors
     /// `UnknownTopic` when the store holds none such; `TopicExists` when the cluster has a topic of
-    /// that name; `InvalidRequest` when the store holds several and `id` chooses none; `Unavailable`
-    /// while the store is away; or the brokers cannot be reached.
+    /// that name; `InvalidRequest` when the store holds several and `id` chooses none;
+    /// `Unavailable` while the store is away; or the brokers cannot be reached.
     pub async fn restore_topic(
         &self,
         name: &str,

@@ -1,8 +1,11 @@
 //! Administration of an archive that is made up: ranges of ten offsets, from 5 to 35, of which the
 //! second is damaged.
 
+use std::time::Duration;
+
 use millstream_client::{
-    AdminError, ArchivedTopic, ErrorCode, RestoredPartition, RestoredTopic, TopicId, VerifiedRange,
+    AdminError, ArchivedTopic, Client, ErrorCode, RestoredPartition, RestoredTopic, TopicId,
+    VerifiedRange,
 };
 use millstream_service::{Request, Response, ServiceError};
 use millstream_types::{Offset, PartitionIndex};
@@ -80,6 +83,9 @@ pub(crate) fn answer(request: Request) -> Result<Response, ServiceError> {
         Request::ArchivedTopics(_) => {
             Ok(ArchivedTopicsResponse { topics: vec![topic(TOPIC, true), topic(OTHER, false)] }
                 .into())
+        }
+        Request::RestoreTopic(request) if request.name == "away" => {
+            Err(ServiceError::new(ErrorCode::Unavailable, "the store is away"))
         }
         Request::RestoreTopic(request) => {
             let Some(topic) = request.topic else {
@@ -175,4 +181,20 @@ async fn a_topic_is_restored_under_the_id_that_was_chosen() {
         RestoredPartition { partition: 1, error: unavailable, start: 5, end: 5 },
     ];
     assert_eq!(restored, RestoredTopic { id: OTHER, partitions });
+}
+
+#[tokio::test]
+async fn a_request_that_fails_until_its_time_is_over_tells_why() {
+    let cluster = Cluster::new(1);
+    let running = Running::start(&cluster).await;
+    let client = Client::builder()
+        .bootstrap([running.endpoint()])
+        .ca_pem(cluster.ca_pem())
+        .request_timeout(Duration::from_millis(500))
+        .connect()
+        .await
+        .unwrap();
+    let error = client.admin().restore_topic("away", None).await.unwrap_err();
+    let (code, message) = (ErrorCode::Unavailable, "the store is away".to_owned());
+    assert_eq!(error, AdminError::Service { code, message });
 }
