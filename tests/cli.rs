@@ -55,6 +55,10 @@ fn json_output_of_every_command_parses() -> Result<()> {
     let described = run("topic describe orders")?;
     assert_eq!(described[0]["partitions"].as_array().map(Vec::len), Some(3));
     assert!(run("topic configs")?.iter().any(|config| config["name"] == "durability"));
+    let status = run("archive status")?;
+    assert_eq!((&status[0]["store_error"], &status[0]["partitions"]), (&Value::Null, &0.into()));
+    assert_eq!(run("archive verify")?, Vec::<Value>::new());
+    assert_eq!(run("archive restore --all")?, Vec::<Value>::new());
     let bench = run("bench --records 200 --record-size 100")?;
     assert!(bench[0].as_object().is_some_and(|report| report.len() > 5), "{bench:?}");
     let ack_log = dir.path().join("acks.jsonl");

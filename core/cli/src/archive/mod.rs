@@ -30,7 +30,7 @@ fn filter(topics: &[String]) -> Option<&[String]> {
 fn not_archived(topics: &[String], partitions: &[ArchivedPartition]) -> Option<Error> {
     let is_archived = |name: &String| partitions.iter().any(|status| status.topic == *name);
     let missing = topics.iter().find(|name| !is_archived(name))?;
-    Some(advised(format!("topic {missing} is not archived"), TURN_IT_ON))
+    Some(advised(format!("there is no archived topic {missing}"), TURN_IT_ON))
 }
 
 /// Offsets from `start` to before `end`, for people.
@@ -68,6 +68,6 @@ mod tests {
         assert!(not_archived(&names[..1], &partitions).is_none());
         assert!(not_archived(&[], &partitions).is_none());
         let error = not_archived(&names, &partitions).map(|error| error.to_string());
-        assert_eq!(error.as_deref(), Some("topic clicks is not archived"));
+        assert_eq!(error.as_deref(), Some("there is no archived topic clicks"));
     }
 }

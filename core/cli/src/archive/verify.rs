@@ -178,8 +178,11 @@ fn text(rows: &[Verified]) -> String {
         let place = format!("topic {}, partition {}", row.topic, row.partition);
         for Fault { object, fault } in &row.faults {
             match object {
-                Some(object) => text.push_str(&format!("\n{place}, {object}: {fault}")),
-                None => text.push_str(&format!("\n{place}: {fault}")),
+                // Most faults name their object in full.
+                Some(object) if !fault.contains(object) => {
+                    text.push_str(&format!("\n{place}, {object}: {fault}"));
+                }
+                Some(_) | None => text.push_str(&format!("\n{place}: {fault}")),
             }
         }
         if let Some(error) = &row.error {
