@@ -84,6 +84,16 @@ impl Load {
         Ok(self.child.try_wait()?.is_none())
     }
 
+    /// Waits until its first records are acknowledged: from then on it outlives kills, but a client
+    /// that starts needs its broker for a moment.
+    ///
+    /// # Errors
+    /// Nothing is acknowledged in time.
+    pub fn wait_for_first(&self) -> Result<()> {
+        let is_first = || Ok(std::fs::metadata(&self.ack_log).is_ok_and(|file| file.len() > 0));
+        wait_until("the load's first acknowledgement", LOAD_END, is_first)
+    }
+
     /// Waits for its end, which must be a good one; returns where its acknowledgements stand.
     ///
     /// # Errors

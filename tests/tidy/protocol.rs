@@ -48,8 +48,12 @@ pub(crate) fn limits(tree: &Tree) -> Vec<String> {
         ("batches in flight on a produce stream", &[limits::PRODUCE_IN_FLIGHT_MAX as u64]),
         (
             "streams that a client has open on a connection",
-            // The second is a config's default.
-            &[limits::CONNECTION_STREAMS_MAX as u64, 2_048],
+            // The second is a config's default; the third and the next row's are the front's.
+            &[limits::CONNECTION_STREAMS_MAX as u64, 2_048, 8],
+        ),
+        (
+            "bytes that the broker has not read on a connection",
+            &[64 * 1024 * 1024, 128 * 1024, 64 * 1024],
         ),
         ("a topic name", &[limits::TOPIC_NAME_BYTES_MAX as u64]),
         ("partitions of a topic", &[limits::TOPIC_PARTITIONS_MAX as u64]),

@@ -336,8 +336,8 @@ fn with_archive(mut partition: Partition, head: &ArchiveHead) -> Result<Partitio
     if end < head.end {
         let message = format!(
             "its log ends at offset {end}, but is archived up to {}: records are missing. Restore \
-             its files from a copy; or move its directory away, and the partition goes on where its \
-             archive ends",
+             its files from a copy; or move its directory away, and the partition goes on where \
+             its archive ends",
             head.end
         );
         return Err(ServiceError::new(ErrorCode::StorageFenced, message));

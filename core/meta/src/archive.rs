@@ -144,7 +144,8 @@ impl MetaState {
     }
 
     /// Moves heads. One that cannot follow the head that stands, or is of a partition that is gone,
-    /// is passed over: the store's manifests decide who was first, and whoever lost learns it there.
+    /// is passed over: the store's manifests decide who was first, and whoever lost learns it
+    /// there.
     pub(crate) fn move_archive_heads(&mut self, moved: &[MovedHead]) -> Outcome {
         if moved.len() > ARCHIVE_HEADS_MAX {
             let max = ARCHIVE_HEADS_MAX as u64;

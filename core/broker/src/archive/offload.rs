@@ -1,6 +1,6 @@
 //! Moves ranges of partitions into the archive: read from the log, encoded, put, named by the next
-//! manifest, and last told to the cluster's metadata. A crash between any two loses nothing: what no
-//! manifest names is nothing, and what one names is found again when the archive is opened.
+//! manifest, and last told to the cluster's metadata. A crash between any two loses nothing: what
+//! no manifest names is nothing, and what one names is found again when the archive is opened.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
