@@ -81,13 +81,13 @@ fn soak(dir: &Path, options: Options, watch: &mut dyn Watch) -> Result<()> {
     let mut phoenix = Phoenix::start(&dir.join("data"), options)?;
     let mut ack_logs = Vec::new();
     let mut load = Load::start(&phoenix.broker, dir, 0, &CONFIGS)?;
-    load.wait_for_first()?;
+    load.wait_for_first(&phoenix.broker)?;
     let (mut killed, mut waits) = (0, 0);
     while killed < kills {
         if !load.is_running()? {
             ack_logs.push(load.finish()?);
             load = Load::start(&phoenix.broker, dir, ack_logs.len(), &CONFIGS)?;
-            load.wait_for_first()?;
+            load.wait_for_first(&phoenix.broker)?;
         }
         let steps = watch.steps();
         let step = steps[usize::try_from(killed)? % steps.len()];

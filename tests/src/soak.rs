@@ -5,6 +5,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::binary::run;
 use crate::broker::{Broker, Options};
@@ -55,6 +56,7 @@ impl Phoenix {
 #[derive(Debug)]
 pub struct Load {
     child: Child,
+    topic: String,
     ack_log: PathBuf,
 }
 
@@ -73,7 +75,7 @@ impl Load {
         command.args(configs.iter().flat_map(|config| ["--config", config]));
         command.arg("--ack-log").arg(&ack_log);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Ok(Load { child: command.spawn()?, ack_log })
+        Ok(Load { child: command.spawn()?, topic, ack_log })
     }
 
     /// Whether it is still writing.
@@ -89,9 +91,16 @@ impl Load {
     ///
     /// # Errors
     /// Nothing is acknowledged in time.
-    pub fn wait_for_first(&self) -> Result<()> {
-        let is_first = || Ok(std::fs::metadata(&self.ack_log).is_ok_and(|file| file.len() > 0));
-        wait_until("the load's first acknowledgement", LOAD_END, is_first)
+    pub fn wait_for_first(&self, broker: &Broker) -> Result<()> {
+        wait_until("the load's first record", LOAD_END, || {
+            let described = broker.millstream(&["topic", "describe", &self.topic, "-o", "json"])?;
+            // It may not have made its topic yet.
+            let Ok(described) = success(&described) else { return Ok(false) };
+            let topic = json_lines(&described)?.pop().context("no topic")?;
+            let partitions = topic["partitions"].as_array().context("no partitions")?;
+            let holds = |partition: &Value| partition["log"]["records"].as_u64() > Some(0);
+            Ok(partitions.iter().any(holds))
+        })
     }
 
     /// Waits for its end, which must be a good one; returns where its acknowledgements stand.

@@ -1,6 +1,6 @@
 //! The archive's heads in the metadata, and what becomes of an archived topic that is deleted or
 //! restored.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
