@@ -8,7 +8,8 @@ use bytes::Bytes;
 use millstream_net::ClientTls;
 use millstream_net::client::{Connection, Connector, ConnectorConfig};
 use millstream_tests::{
-    Broker, Dice, Options, consume, json_lines, partition_dir, produce, success, topics, wait_until,
+    Broker, Dice, Options, consume, json_lines, partition_dir, produce, python, success, topics,
+    wait_until,
 };
 use millstream_types::{PartitionIndex, TimestampMs, TopicId};
 use millstream_wire::api::{
@@ -209,6 +210,58 @@ fn a_bucket_alone_brings_a_topic_back() -> Result<()> {
     // Once more, it is there already and stays as it is.
     success(&broker.millstream(&["archive", "restore", TOPIC])?)?;
     same(&grown, &everything(&broker)?).context("restored again")?;
+    Ok(())
+}
+
+/// What DuckDB, pyarrow and polars say of each partition, each with nothing of ours: how many
+/// records, the first and last offset, and the bytes of all values.
+const ANALYST: &str = r#"
+import glob, json, sys, duckdb, polars, pyarrow.compute, pyarrow.dataset
+pattern = sys.argv[1]
+told = {"duckdb": duckdb.sql(f"""
+    select "partition", count(*), min("offset"), max("offset"), sum(octet_length("value"))
+    from '{pattern}' group by 1 order by 1""").fetchall()}
+table = pyarrow.dataset.dataset(sorted(glob.glob(pattern)), format="parquet").to_table()
+table = table.append_column("bytes", pyarrow.compute.binary_length(table["value"]))
+rows = table.group_by("partition").aggregate([("offset", "count"), ("offset", "min"),
+    ("offset", "max"), ("bytes", "sum")]).sort_by("partition").to_pylist()
+told["pyarrow"] = [[row[name] for name in ("partition", "offset_count", "offset_min", "offset_max",
+    "bytes_sum")] for row in rows]
+told["polars"] = polars.scan_parquet(pattern).group_by("partition").agg(
+    polars.len(), polars.col("offset").min(), polars.col("offset").max().alias("last"),
+    polars.col("value").bin.size().sum()).sort("partition").collect().rows()
+print(json.dumps({tool: [[int(value) for value in row] for row in rows]
+    for tool, rows in told.items()}))
+"#;
+
+#[test]
+fn analysts_see_what_was_produced() -> Result<()> {
+    let packages = ["duckdb==1.5.5", "pyarrow", "polars"];
+    let Some(bin) = python("analytics", &packages)? else { return Ok(()) };
+    let dir = tempfile::tempdir()?;
+    let data = dir.path().join("data");
+    let broker = Broker::start_with(&data, &options(&[]))?;
+    create(&broker, 3, &[])?;
+    produce(&broker, TOPIC, &records(0, 3000), &["--compression", "zstd"])?;
+    wait_until_archived(&broker)?;
+    let mut expected: Vec<[i64; 5]> = Vec::new();
+    for record in everything(&broker)? {
+        let number = |name: &str| record[name].as_i64().context("no number");
+        let (partition, offset) = (number("partition")?, number("offset")?);
+        let bytes = record["value"].as_str().context("no value")?.len();
+        let bytes = i64::try_from(bytes)?;
+        match expected.last_mut().filter(|row| row[0] == partition) {
+            Some(row) => *row = [partition, row[1] + 1, row[2], offset, row[4] + bytes],
+            None => expected.push([partition, 1, offset, offset, bytes]),
+        }
+    }
+    let glob = data.join(format!("archive/topics/{TOPIC}.*/*/*.parquet"));
+    let mut command = std::process::Command::new(bin.join("python"));
+    command.args(["-c", ANALYST]).arg(glob);
+    let told = json_lines(&success(&command.output()?)?)?.pop().context("nothing was told")?;
+    for tool in ["duckdb", "pyarrow", "polars"] {
+        ensure!(told[tool] == json!(expected), "{tool}: {} is not {expected:?}", told[tool]);
+    }
     Ok(())
 }
 

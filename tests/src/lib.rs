@@ -10,6 +10,7 @@ mod knob;
 mod moto;
 mod outcome;
 mod process;
+mod python;
 mod records;
 mod soak;
 
@@ -19,5 +20,6 @@ pub use knob::{Dice, knob, pause, wait_until};
 pub use moto::Moto;
 pub use outcome::{failure, json_lines, success};
 pub use process::{open_files, resident_kib};
+pub use python::python;
 pub use records::{consume, copy_dir, partition_dir, produce, topics};
 pub use soak::{Load, Phoenix, verify};

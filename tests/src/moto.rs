@@ -1,13 +1,13 @@
 //! A real S3 server over HTTP, which keeps conditional writes honest: moto, from PyPI.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::knob::wait_until;
+use crate::python::python;
 
 /// The version that was seen to let one writer win.
 const PACKAGE: &str = "moto[server]==5.2.5";
@@ -29,17 +29,8 @@ impl Moto {
     /// # Errors
     /// It does not start; in CI also that it cannot be installed.
     pub fn start() -> Result<Option<Moto>> {
-        let server = match install() {
-            Ok(server) => server,
-            Err(error) if std::env::var_os("CI").is_some() => return Err(error),
-            Err(error) => {
-                #[expect(clippy::print_stderr, reason = "a test that does not run says so")]
-                {
-                    eprintln!("SKIPPED: a real S3 server takes Python 3 and PyPI: {error:#}");
-                }
-                return Ok(None);
-            }
-        };
+        let Some(bin) = python("moto", &[PACKAGE])? else { return Ok(None) };
+        let server = bin.join("moto_server");
         // Free now, and taken by nobody else in the moment until the server has it.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let child = Command::new(server)
@@ -87,26 +78,3 @@ impl Drop for Moto {
 
 const MAKE_BUCKET: &str = "import sys, urllib.request as u\n\
     u.urlopen(u.Request(sys.argv[1], method='PUT'), timeout=20)";
-
-/// The server's program, in an environment that is made on first use.
-fn install() -> Result<PathBuf> {
-    let home = std::env::var_os("HOME").map_or_else(std::env::temp_dir, PathBuf::from);
-    let dir = home.join(".cache/millstream/python/moto-server");
-    let server = dir.join("bin/moto_server");
-    let ready = dir.join("ready");
-    if std::fs::read_to_string(&ready).is_ok_and(|made| made == PACKAGE) {
-        return Ok(server);
-    }
-    let run = |program: &Path, arguments: &[&str]| -> Result<()> {
-        let output = Command::new(program).args(arguments).output()?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(output.status.success(), "{}: {said}", program.display());
-        Ok(())
-    };
-    let path = dir.to_str().context("a home directory in UTF-8")?;
-    run(Path::new("python3"), &["-m", "venv", "--clear", path])?;
-    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", PACKAGE];
-    run(&dir.join("bin/python"), &pip)?;
-    std::fs::write(&ready, PACKAGE)?;
-    Ok(server)
-}

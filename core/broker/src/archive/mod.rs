@@ -35,7 +35,7 @@ use crate::ids::Ids;
 
 /// How long a start waits for the store's probe. A store that is not there keeps nobody from
 /// producing: what needs it waits.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where objects lie, as the operator said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,8 +109,7 @@ impl Archives {
     /// # Errors
     /// The store's, where no later try could end better: it cannot hold an archive.
     pub(crate) async fn start(&self) -> Result<(), StoreError> {
-        let in_use = self.quorum.state().topics().any(|topic| topic.config.remote_storage_enable);
-        if !in_use && self.config.location.is_empty() {
+        if !self.is_in_use(&self.quorum.state()) {
             return Ok(());
         }
         let probed = tokio::time::timeout(PROBE_TIMEOUT, self.opened());
@@ -126,6 +125,12 @@ impl Archives {
                 Ok(())
             }
         }
+    }
+
+    /// Whether a topic is archived, or the operator named a store.
+    fn is_in_use(&self, state: &MetaState) -> bool {
+        let named = !self.config.location.is_empty();
+        named || state.topics().any(|topic| topic.config.remote_storage_enable)
     }
 
     /// The store, opened and probed by the first who asks.
@@ -289,7 +294,14 @@ pub(crate) fn service_error(error: &ArchiveError) -> ServiceError {
     let code = match error {
         ArchiveError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
         error if error.is_retriable() => ErrorCode::Unavailable,
-        _ => ErrorCode::Internal,
+        // Credentials, a bucket that is not there: the operator's to mend.
+        ArchiveError::Store(_) => ErrorCode::InvalidConfig,
+        // As of a damaged segment: asking again does not help.
+        ArchiveError::Object { .. }
+        | ArchiveError::Changed { .. }
+        | ArchiveError::Manifest(_)
+        | ArchiveError::Diverged { .. } => ErrorCode::StorageFenced,
+        ArchiveError::Superseded { .. } | ArchiveError::Decode(_) => ErrorCode::Internal,
     };
     ServiceError::new(code, error.to_string())
 }

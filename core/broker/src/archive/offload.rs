@@ -2,6 +2,7 @@
 //! manifest, and last told to the cluster's metadata. A crash between any two loses nothing: what
 //! no manifest names is nothing, and what one names is found again when the archive is opened.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -20,7 +21,6 @@ use millstream_types::{
     ErrorCode, LeaderEpoch, Offset, PartitionIndex, TimestampMs, TopicPartition,
 };
 use millstream_wire::Batch;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::slot::Slot;
@@ -32,6 +32,9 @@ use crate::partitions::{PRODUCER_EXPIRATION_MS, Partitions};
 
 /// Bytes read from the log at once.
 const READ_BYTES: usize = 1024 * 1024;
+
+/// Ranges of one partition before others have their turn.
+const RANGES_A_TURN: usize = 4;
 
 /// Why a range was not archived.
 #[derive(Debug, thiserror::Error)]
@@ -80,29 +83,54 @@ struct Standing {
     backlog_bytes: u64,
 }
 
-/// Archives what is due, and keeps the archive in order, until it is aborted.
+/// Archives what is due, and keeps the archive in order, until it is aborted. Neither waits for
+/// the other: a store that is slow in one call must not hide how much waits.
 pub(crate) async fn run(archives: Arc<Archives>, partitions: Arc<Partitions>) {
-    let permits = Arc::new(Semaphore::new(archives.config.uploads_max));
+    tokio::join!(offloads(&archives, &partitions), upkeeps(&archives, &partitions));
+}
+
+async fn upkeeps(archives: &Arc<Archives>, partitions: &Arc<Partitions>) {
     let interval = Duration::from_millis(archives.config.interval_ms);
-    let mut tasks = JoinSet::new();
     let mut upkeep = upkeep::Upkeep::default();
     loop {
         tokio::time::sleep(interval).await;
-        while tasks.try_join_next().is_some() {}
         let state = archives.quorum.state();
         partitions.reopen_waiting(&state).await;
-        for due in archives.due(&state, &partitions) {
-            // Never closed.
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-            let archives = Arc::clone(&archives);
+        upkeep.run(archives, partitions, &state).await;
+    }
+}
+
+/// Looks at every partition each interval. Those whose turn has come wait in line, the longest
+/// waiting first, for one of `archive.uploads_max` places.
+async fn offloads(archives: &Arc<Archives>, partitions: &Arc<Partitions>) {
+    let interval = Duration::from_millis(archives.config.interval_ms);
+    let mut looked_at = archives.clock.monotonic();
+    let mut line: VecDeque<Due> = VecDeque::new();
+    let mut tasks = JoinSet::new();
+    loop {
+        let next_look = looked_at.saturating_add(interval);
+        let sleep = next_look.saturating_sub(archives.clock.monotonic());
+        tokio::select! {
+            () = tokio::time::sleep(sleep) => {
+                looked_at = archives.clock.monotonic();
+                line = archives.due(&archives.quorum.state(), partitions).into();
+            }
+            Some(_ended) = tasks.join_next() => {}
+        }
+        while tasks.len() < archives.config.uploads_max
+            && let Some(due) = line.pop_front()
+        {
+            // It may have had its turn since the last look.
+            if !due.slot.may_try(archives.clock.monotonic()) {
+                continue;
+            }
             due.slot.status().busy = true;
+            let archives = Arc::clone(archives);
             tasks.spawn(async move {
                 archives.offload(&due).await;
                 due.slot.status().busy = false;
-                drop(permit);
             });
         }
-        upkeep.run(&archives, &partitions, &state).await;
     }
 }
 
@@ -116,7 +144,7 @@ impl Archives {
     /// The partitions whose turn has come, and how far each is behind.
     fn due(&self, state: &MetaState, partitions: &Partitions) -> Vec<Due> {
         let now = self.clock.monotonic();
-        let mut due = Vec::new();
+        let mut due: Vec<(Monotonic, Due)> = Vec::new();
         let mut behind = 0_u64;
         for topic in state.topics().filter(|topic| topic.config.remote_storage_enable) {
             for index in 0..u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX) {
@@ -125,17 +153,24 @@ impl Archives {
                 let Ok(standing) = handle.with(standing) else { continue };
                 behind = behind.saturating_add(standing.backlog_bytes);
                 let slot = self.slot(topic, id);
-                if let Some(sync) = self.turn(now, topic, &slot, &standing) {
-                    due.push(Due { slot, handle, sync });
+                if let Some((since, sync)) = self.turn(now, topic, &slot, &standing) {
+                    due.push((since, Due { slot, handle, sync }));
                 }
             }
         }
         self.note_backlog(behind);
-        due
+        due.sort_by_key(|(since, _)| *since);
+        due.into_iter().map(|(_, due)| due).collect()
     }
 
-    /// Whether it is the partition's turn, and then whether it waits for its lag alone.
-    fn turn(&self, now: Monotonic, topic: &Topic, slot: &Slot, at: &Standing) -> Option<bool> {
+    /// If it is the partition's turn, since when it has waited, and whether for its lag alone.
+    fn turn(
+        &self,
+        now: Monotonic,
+        topic: &Topic,
+        slot: &Slot,
+        at: &Standing,
+    ) -> Option<(Monotonic, bool)> {
         let mut status = slot.status();
         status.backlog_bytes = at.backlog_bytes;
         if !at.waiting {
@@ -148,13 +183,14 @@ impl Archives {
         let lag_max = Duration::from_millis(topic.config.archive_lag_max_ms);
         let range_bytes = self.config.range_bytes_max;
         let due = is_due(waited, at.backlog_bytes, range_bytes, lag_max) && slot.may_try(now);
-        due.then_some(at.backlog_bytes < range_bytes)
+        due.then_some((since, at.backlog_bytes < range_bytes))
     }
 
-    /// Archives what a partition has, range by range, until what is left is not worth one.
+    /// Archives what a partition has, range by range, until what is left is not worth one or
+    /// others should have their turn.
     async fn offload(&self, due: &Due) {
         let mut sync = due.sync;
-        loop {
+        for _ in 0..RANGES_A_TURN {
             let done = self.offload_range(due, sync).await;
             let now = self.clock.monotonic();
             match done {

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use millstream_meta::{CommandBody, RestoredPartition, Topic};
+use millstream_meta::{CommandBody, MetaState, RestoredPartition, Topic};
 use millstream_replica::ProducerTable;
 use millstream_service::ServiceError;
-use millstream_tiered::{ArchivedPartition, ArchivedTopic, ConfigMap, StoreError};
+use millstream_tiered::{ArchiveError, ArchivedPartition, ArchivedTopic, ConfigMap, StoreError};
 use millstream_types::{
     ErrorCode, LeaderEpoch, Offset, PartitionIndex, ProducerId, TopicId, TopicPartition,
 };
@@ -19,6 +20,9 @@ use millstream_wire::api::{
 use super::{Archives, service_error, to_meta};
 use crate::handle::PartitionHandle;
 use crate::service::BrokerService;
+
+/// How long an answer about the archive waits for the store.
+const STORE_LOOK: Duration = Duration::from_secs(2);
 
 impl BrokerService {
     pub(crate) async fn archive_status(
@@ -42,14 +46,14 @@ impl BrokerService {
             Some((topic, handle))
         });
         let skip = usize::try_from(request.skip).unwrap_or(usize::MAX);
+        let store_error = self.archives.check_store(&state).await.err();
         let mut partitions = Vec::new();
         for (topic, handle) in led.skip(skip).take(ARCHIVE_PARTITIONS_MAX) {
-            partitions.push(self.partition_status(topic, &handle).await);
+            partitions.push(self.partition_status(topic, &handle, store_error.is_none()).await);
         }
-        let opened = if partitions.is_empty() { Ok(()) } else { self.archives.check_store().await };
         ArchiveStatusResponse {
             store: cut(&self.archives.store_name()),
-            store_error: opened.err().map(|error| cut(&error.to_string())).unwrap_or_default(),
+            store_error: store_error.map(|error| cut(&error)).unwrap_or_default(),
             partitions,
         }
     }
@@ -58,6 +62,7 @@ impl BrokerService {
         &self,
         topic: &Topic,
         handle: &PartitionHandle,
+        store_answers: bool,
     ) -> ArchivePartitionStatus {
         let id = handle.id();
         let slot = self.archives.slot(topic, id);
@@ -89,15 +94,17 @@ impl BrokerService {
         });
         if let Err(error) = looked {
             row.error = cut(&error.message);
-        } else if row.end > Offset::ZERO {
-            match slot.reader(&self.archives).await {
-                Ok(reader) => {
+        } else if row.end > Offset::ZERO && store_answers {
+            let reader = tokio::time::timeout(STORE_LOOK, slot.reader(&self.archives)).await;
+            match reader {
+                Ok(Ok(reader)) => {
                     let sizes = reader.sizes();
                     row.objects = sizes.objects;
                     row.object_bytes = sizes.object_bytes;
                     row.log_bytes = sizes.log_bytes;
                 }
-                Err(error) => row.error = cut(&error.to_string()),
+                Ok(Err(error)) => row.error = cut(&error.to_string()),
+                Err(_elapsed) => "its manifests do not come".clone_into(&mut row.error),
             }
         }
         row
@@ -122,8 +129,8 @@ impl BrokerService {
         let opened = self.archives.opened().await.map_err(|error| store_error(&error))?;
         let config = found.newest_config(&opened.store).await;
         let config = config.map_err(|error| {
-            let code =
-                if error.is_retriable() { ErrorCode::Unavailable } else { ErrorCode::Internal };
+            let retriable = error.is_retriable();
+            let code = if retriable { ErrorCode::Unavailable } else { ErrorCode::StorageFenced };
             ServiceError::new(code, error.to_string())
         })?;
         let Some((_, config)) = config else {
@@ -170,8 +177,15 @@ impl Archives {
         }
     }
 
-    async fn check_store(&self) -> Result<(), StoreError> {
-        self.opened().await.map(drop)
+    /// Why the store cannot be used, if it is in use or was named.
+    async fn check_store(&self, state: &MetaState) -> Result<(), String> {
+        if !self.is_in_use(state) {
+            return Ok(());
+        }
+        match tokio::time::timeout(STORE_LOOK, self.opened()).await {
+            Ok(opened) => opened.map(drop).map_err(|error| error.to_string()),
+            Err(_elapsed) => Err("the store does not answer".to_owned()),
+        }
     }
 
     async fn list(&self) -> Result<Vec<ArchivedTopic>, ServiceError> {
@@ -181,8 +195,7 @@ impl Archives {
 }
 
 fn store_error(error: &StoreError) -> ServiceError {
-    let code = if error.is_retriable() { ErrorCode::Unavailable } else { ErrorCode::Internal };
-    ServiceError::new(code, error.to_string())
+    service_error(&ArchiveError::from(error.clone()))
 }
 
 /// The topic that is meant, if that is clear.
