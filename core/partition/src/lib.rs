@@ -5,6 +5,8 @@
 
 mod config;
 mod partition;
+mod range;
 
 pub use config::{PartitionConfig, TimestampPolicy};
 pub use partition::{AppendError, Partition, Placed, RecoverError};
+pub use range::RangeState;
