@@ -1,5 +1,7 @@
 //! A consumer: reads committed batches in order from a cursor, as a subscription does.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use millstream_env::rng::Rng;
 use millstream_log::{Cursor, FileRead, ReadError, ReadPlan};
@@ -8,6 +10,9 @@ use millstream_types::Offset;
 use millstream_wire::Batch;
 
 use crate::ledger::{Entry, entry_of};
+
+/// Bytes read from the log at once for the archive.
+const READ_BYTES: usize = 2048;
 
 /// What a read brought.
 #[derive(Debug)]
@@ -115,6 +120,46 @@ pub(crate) fn read_all(partition: &Partition, max_bytes: usize) -> Result<Vec<En
         entries.extend(found);
         cursor = next;
     }
+}
+
+/// Reads the batches of a range, about `bytes_max` of them, as for the archive.
+pub(crate) fn read_range(
+    partition: &Partition,
+    range: &Range<Offset>,
+    bytes_max: usize,
+) -> Result<Vec<Batch>, Got> {
+    let (mut batches, mut bytes) = (Vec::new(), 0);
+    let (mut at, mut end) = (Cursor::from(range.start), range.start);
+    while end < range.end && bytes < bytes_max {
+        let (pieces, next) = match partition.read(at, READ_BYTES).map_err(failed)? {
+            ReadPlan::Memory { batches, next } => (batches, next),
+            ReadPlan::File(read) => {
+                let loaded = read.load().map_err(failed)?;
+                (vec![loaded.batches], loaded.next)
+            }
+            ReadPlan::Empty => {
+                return Err(Got::Batches { from: end, up_to: range.end, entries: Vec::new() });
+            }
+        };
+        for mut rest in pieces {
+            while !rest.is_empty() && bytes < bytes_max {
+                let split = Batch::split_first(&rest);
+                let (batch, behind) = split.map_err(|error| Got::Damage(error.to_string()))?;
+                rest = behind;
+                // A read may begin before where it was asked to, and end behind what is durable.
+                if batch.header().base_offset < end {
+                    continue;
+                }
+                if batch.header().next_offset() > range.end {
+                    break;
+                }
+                (end, bytes) = (batch.header().next_offset(), bytes + batch.bytes().len());
+                batches.push(batch);
+            }
+        }
+        at = next;
+    }
+    Ok(batches)
 }
 
 fn failed(error: ReadError) -> Got {

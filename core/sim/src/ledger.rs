@@ -38,8 +38,10 @@ pub(crate) struct Ledger {
     pub(crate) read: BTreeMap<Offset, Entry>,
     /// Where the idempotent producers' batches were placed.
     pub(crate) numbers: BTreeMap<Number, Offset>,
-    /// The first offset that retention has left.
+    /// The first offset that retention has left in the log.
     pub(crate) start: Offset,
+    /// Whether the partition is archived: then nothing is given up where the log forgets it.
+    pub(crate) archived: bool,
     /// The high watermark of this life of the process.
     pub(crate) high_watermark: Offset,
     /// The most that ever was durable.
@@ -54,11 +56,24 @@ impl Ledger {
         self.placed.last_key_value().map_or(self.start, |(_, entry)| entry.next)
     }
 
+    /// The first offset that must be there, in the log or in the archive.
+    pub(crate) fn first(&self) -> Offset {
+        if self.archived { Offset::ZERO } else { self.start }
+    }
+
+    /// The disk is gone, and with it everything from `end` on, where the archive ends; as
+    /// [`Ledger::lose_from`].
+    pub(crate) fn lose_disk(&mut self, end: Offset) -> bool {
+        (self.start, self.written, self.durable) = (end, end, end);
+        self.high_watermark = Offset::ZERO;
+        self.lose_from(end)
+    }
+
     /// Whether the partition need not know a batch any more: retention removed it, or all that its
     /// producer stored under its epoch. The log remembers producers only by what is left in it.
     pub(crate) fn may_have_forgotten(&self, number: Number) -> bool {
         let (id, epoch, _) = number;
-        let gone = |offset: &Offset| *offset < self.start;
+        let gone = |offset: &Offset| *offset < self.first();
         let mut all = self.numbers.range((id, epoch, 0)..=(id, epoch, i32::MAX));
         self.numbers.get(&number).is_some_and(gone) || all.all(|(_, offset)| gone(offset))
     }

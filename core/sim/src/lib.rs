@@ -10,6 +10,7 @@
 //! bytes on the disk. Run many with
 //! `cargo run --release -p millstream-sim --example sim -- --seeds 1000`.
 
+mod archive;
 mod consumer;
 mod invariants;
 mod ledger;

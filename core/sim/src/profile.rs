@@ -35,6 +35,12 @@ pub struct Mix {
     pub fail_sync: u32,
     /// A bit of the stored data turns over while the broker is down.
     pub rot: u32,
+    /// Archiving takes its next step.
+    pub offload: u32,
+    /// A request to the archive's store, of a process that is gone, arrives.
+    pub late_upload: u32,
+    /// The disk is lost with all that is on it, and the archive alone is left.
+    pub lose_disk: u32,
 }
 
 impl Mix {
@@ -56,10 +62,13 @@ impl Mix {
         no_space: 0,
         fail_sync: 0,
         rot: 0,
+        offload: 0,
+        late_upload: 0,
+        lose_disk: 0,
     };
 
     /// The weights in the order of the fields.
-    pub(crate) const fn weights(&self) -> [u32; 16] {
+    pub(crate) const fn weights(&self) -> [u32; 19] {
         [
             self.produce,
             self.resend,
@@ -77,6 +86,9 @@ impl Mix {
             self.no_space,
             self.fail_sync,
             self.rot,
+            self.offload,
+            self.late_upload,
+            self.lose_disk,
         ]
     }
 }
@@ -92,6 +104,8 @@ pub struct Profile {
     pub mix: Mix,
     /// Whether old segments are removed, by size and by time.
     pub retention: bool,
+    /// Whether partitions are archived; then `retention` is that of the local copies.
+    pub archived: bool,
     /// How many in a hundred disk operations are done within the submitting call.
     pub ready_per_cent: u8,
 }
@@ -104,6 +118,7 @@ impl Profile {
             about: "nothing goes wrong but lost acknowledgements",
             mix: Mix::CALM,
             retention: false,
+            archived: false,
             ready_per_cent: 20,
         },
         Self {
@@ -111,6 +126,7 @@ impl Profile {
             about: "the process dies, or stops in good order, again and again",
             mix: Mix { kill: 8, close: 4, ..Mix::CALM },
             retention: false,
+            archived: false,
             ready_per_cent: 30,
         },
         Self {
@@ -118,6 +134,7 @@ impl Profile {
             about: "the power is cut, also in the middle of recovery",
             mix: Mix { power_cut: 12, kill: 2, ..Mix::CALM },
             retention: false,
+            archived: false,
             ready_per_cent: 30,
         },
         Self {
@@ -125,6 +142,7 @@ impl Profile {
             about: "old segments go while everything else happens",
             mix: Mix { power_cut: 8, kill: 4, close: 2, maintain: 60, ..Mix::CALM },
             retention: true,
+            archived: false,
             ready_per_cent: 50,
         },
         Self {
@@ -132,6 +150,7 @@ impl Profile {
             about: "the disk is full for a while, syncs fail, the power is cut",
             mix: Mix { power_cut: 3, kill: 2, no_space: 12, fail_sync: 5, ..Mix::CALM },
             retention: true,
+            archived: false,
             ready_per_cent: 30,
         },
         Self {
@@ -139,7 +158,27 @@ impl Profile {
             about: "stored bits turn over: damage is reported, never passed over",
             mix: Mix { rot: 4, kill: 2, close: 2, ..Mix::CALM },
             retention: false,
+            archived: false,
             ready_per_cent: 50,
+        },
+        Self {
+            name: "archive",
+            about: "ranges go to an archive that fails now and then, and disks are lost",
+            mix: Mix {
+                power_cut: 6,
+                kill: 5,
+                close: 2,
+                no_space: 3,
+                fail_sync: 2,
+                maintain: 60,
+                offload: 150,
+                late_upload: 8,
+                lose_disk: 3,
+                ..Mix::CALM
+            },
+            retention: true,
+            archived: true,
+            ready_per_cent: 40,
         },
     ];
 

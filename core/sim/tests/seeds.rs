@@ -62,6 +62,18 @@ fn bits_turn_over() {
 }
 
 #[test]
+fn ranges_are_archived_and_disks_are_lost() {
+    let counts = run_profile("archive");
+    assert!(
+        counts.archived > 500 && counts.trimmed > 100 && counts.read_archived > 500,
+        "{counts:?}"
+    );
+    assert!(counts.disks_lost > 50 && counts.power_cuts > 100 && counts.begun > 100, "{counts:?}");
+    assert!(counts.store_faults > 100 && counts.heads_caught_up > 50, "{counts:?}");
+    assert!(counts.superseded > 0 && counts.late_ranges > 0 && counts.waited > 10, "{counts:?}");
+}
+
+#[test]
 fn a_seed_is_the_whole_of_a_run() {
     for profile in Profile::ALL {
         let options = Options::default();
@@ -111,4 +123,28 @@ fn changing_bytes_is_found() {
 fn losing_the_disk_is_found() {
     let found = found("kills", Sabotage::LoseDisk);
     assert!(found.contains("acknowledged is kept"), "{found:?}");
+}
+
+#[test]
+fn telling_the_metadata_before_the_manifest_is_found() {
+    let found = found("archive", Sabotage::HeadFirst);
+    assert!(found.contains("archive holds"), "{found:?}");
+}
+
+#[test]
+fn archiving_what_is_not_durable_is_found() {
+    let found = found("archive", Sabotage::ArchiveUnsynced);
+    assert!(found.contains("archive holds"), "{found:?}");
+}
+
+#[test]
+fn forgetting_before_the_metadata_knows_is_found() {
+    let found = found("archive", Sabotage::ForgetFirst);
+    assert!(found.contains("archive holds"), "{found:?}");
+}
+
+#[test]
+fn forgetting_the_archives_producers_is_found() {
+    let found = found("archive", Sabotage::DropProducers);
+    assert!(found.contains("no duplicate") || found.contains("progress"), "{found:?}");
 }

@@ -16,14 +16,14 @@ pub(crate) fn acknowledged(ledger: &Ledger, base: Offset, body: &[u8]) -> Checke
     }
 }
 
-/// Everything acknowledged from the log's start up to `end` is in `stored`, which was read from
-/// there.
+/// Everything acknowledged from the partition's first offset up to `end` is in `stored`, which was
+/// read from there.
 pub(crate) fn audited(ledger: &Ledger, stored: &[Entry], end: Offset) -> Checked {
     let mut copies_of: BTreeMap<&[u8], u32> = BTreeMap::new();
     for found in stored {
         *copies_of.entry(&found.body).or_default() += 1;
     }
-    for (base, entry) in ledger.acked.range(ledger.start..end) {
+    for (base, entry) in ledger.acked.range(ledger.first()..end) {
         let copies = copies_of.get(&entry.body[..]).copied().unwrap_or_default();
         let at = stored.partition_point(|found| found.base < *base);
         let here = stored.get(at) == Some(entry);

@@ -2,6 +2,7 @@
 //! seen; none looks into the code under test.
 
 pub(crate) mod acked_is_kept;
+pub(crate) mod archive_holds;
 pub(crate) mod durable_is_kept;
 pub(crate) mod fence_holds;
 pub(crate) mod no_duplicate;

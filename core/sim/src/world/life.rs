@@ -7,13 +7,16 @@ use millstream_env::disk::{Disk, FaultPlan};
 use millstream_log::{LogShared, OpenError, SharedLimits};
 use millstream_partition::RecoverError;
 use millstream_replica::Durability;
-use millstream_types::{LeaderEpoch, Offset};
+use millstream_types::Offset;
 
+use super::site::Opening;
 use super::{Sabotage, World};
-use crate::invariants::{Checked, acked_is_kept, durable_is_kept, one_order, progress};
+use crate::invariants::{
+    Checked, acked_is_kept, archive_holds, durable_is_kept, one_order, progress,
+};
 
 /// So small that handles, indices and tails are always being given up.
-const SHARED: SharedLimits =
+pub(super) const SHARED: SharedLimits =
     SharedLimits { tail_bytes_max: 6000, sealed_handles_max: 2, index_bytes_max: 1024 };
 /// Operations within which a planned power cut comes.
 const CUT_WITHIN_OPS: u64 = 12;
@@ -21,8 +24,8 @@ const CUT_WITHIN_OPS: u64 = 12;
 const FAIL_WITHIN_SYNCS: u64 = 4;
 
 /// What the end of the last life may have taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Loss {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Loss {
     /// What was not written: the process died.
     Unwritten,
     /// What was not synced: the power was cut.
@@ -134,11 +137,13 @@ impl World {
     }
 
     /// Ends what is left of the last life and begins the next, as often as it takes.
-    fn start(&mut self, loss: Loss) -> Checked {
+    pub(super) fn start(&mut self, loss: Loss) -> Checked {
         let mut loss = loss;
         loop {
             for site in &mut self.sites {
-                site.stop();
+                site.stop(&mut self.rng);
+                site.loss = site.loss.max(Some(loss));
+                site.epoch += 1;
             }
             self.disk.restart();
             self.faults.fail_sync = None;
@@ -148,8 +153,7 @@ impl World {
                 gone.or_else(|error| progress::without_cause("removal", &error))?;
             }
             self.plan_for_opening();
-            self.epoch += 1;
-            let opened = self.open_sites(loss);
+            let opened = self.open_sites();
             if self.disk.is_on() && !self.disk.is_fenced() {
                 return opened;
             }
@@ -178,25 +182,47 @@ impl World {
         }
     }
 
-    fn open_sites(&mut self, loss: Loss) -> Checked {
-        let shared = LogShared::new(SHARED);
+    fn open_sites(&mut self) -> Checked {
+        self.shared = LogShared::new(SHARED);
+        (0..self.sites.len()).try_for_each(|index| self.open_site(index))
+    }
+
+    /// Opens a partition, unless it waits for a store that is away.
+    pub(super) fn open_site(&mut self, index: usize) -> Checked {
         let now = self.now();
+        let away = self.profile.archived && self.store_fails();
+        let (disk, shared) = (Arc::clone(&self.disk), Arc::clone(&self.shared));
+        match self.sites[index].open(disk, shared, now, away) {
+            Ok(Opening::Waits) => {
+                self.counts.waited += 1;
+                self.note(format_args!("{index}: waits for the store"));
+                Ok(())
+            }
+            Ok(opening) => {
+                self.counts.begun += u64::from(opening == Opening::Begun);
+                self.reopened(index)
+            }
+            Err(error) => self.not_opened(index, &error),
+        }
+    }
+
+    /// Opens the partitions that wait.
+    pub(super) fn open_waiting(&mut self) -> Checked {
         for index in 0..self.sites.len() {
-            let (disk, shared) = (Arc::clone(&self.disk), Arc::clone(&shared));
-            let site = &mut self.sites[index];
-            match site.open(disk, shared, now, LeaderEpoch(self.epoch)) {
-                Ok(()) => self.reopened(index, loss)?,
-                Err(error) => self.not_opened(index, &error)?,
+            if self.sites[index].waits {
+                self.open_site(index)?;
             }
         }
         Ok(())
     }
 
     /// Compares what came back with what had to.
-    fn reopened(&mut self, index: usize, loss: Loss) -> Checked {
+    fn reopened(&mut self, index: usize) -> Checked {
         let site = &mut self.sites[index];
+        let loss = site.loss.take().unwrap_or(Loss::Unwritten);
         let Some(partition) = &site.partition else { return Ok(()) };
         let (start, end) = (partition.log().start(), partition.log().end());
+        archive_holds::reopened(&site.archive, start..end)?;
         let promised_to_keep =
             loss == Loss::Unwritten || site.config.replica.durability == Durability::Fsync;
         if promised_to_keep {

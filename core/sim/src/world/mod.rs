@@ -2,6 +2,7 @@
 //! the loop in which the seed says what happens next.
 
 mod life;
+mod offload;
 mod site;
 mod traffic;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 use millstream_env::clock::{Clock, SimClock};
 use millstream_env::disk::{FaultPlan, SimDisk, SimDiskConfig};
 use millstream_env::rng::Rng;
+use millstream_log::LogShared;
 use millstream_types::{Offset, TimestampMs};
 
 use crate::invariants::{Checked, Violation, progress};
@@ -49,6 +51,14 @@ pub enum Sabotage {
     ChangeBytes,
     /// Comes back with an empty disk.
     LoseDisk,
+    /// Tells the metadata of a range before a manifest names it.
+    HeadFirst,
+    /// Archives what a power cut can take.
+    ArchiveUnsynced,
+    /// Lets the log forget a range before the metadata knows that it is archived.
+    ForgetFirst,
+    /// Carries no producers' state from range to range.
+    DropProducers,
 }
 
 /// How often what happened, over one run or several.
@@ -82,6 +92,24 @@ pub struct Counts {
     pub damage_reported: u64,
     /// Segments that retention removed.
     pub trimmed: u64,
+    /// Ranges that a manifest names.
+    pub archived: u64,
+    /// Requests to the store that failed, or whose answers were lost.
+    pub store_faults: u64,
+    /// Manifests that another had created first.
+    pub superseded: u64,
+    /// Ranges that a process archived that was gone by then.
+    pub late_ranges: u64,
+    /// Heads that a crash had kept from the metadata.
+    pub heads_caught_up: u64,
+    /// Batches that consumers read from the archive.
+    pub read_archived: u64,
+    /// Openings that waited for the store.
+    pub waited: u64,
+    /// Partitions opened from what a range's end says.
+    pub begun: u64,
+    /// Disks lost.
+    pub disks_lost: u64,
 }
 
 impl Counts {
@@ -101,6 +129,15 @@ impl Counts {
         self.rotten_bits += other.rotten_bits;
         self.damage_reported += other.damage_reported;
         self.trimmed += other.trimmed;
+        self.archived += other.archived;
+        self.store_faults += other.store_faults;
+        self.superseded += other.superseded;
+        self.late_ranges += other.late_ranges;
+        self.heads_caught_up += other.heads_caught_up;
+        self.read_archived += other.read_archived;
+        self.waited += other.waited;
+        self.begun += other.begun;
+        self.disks_lost += other.disks_lost;
     }
 }
 
@@ -157,8 +194,8 @@ struct World {
     /// What is planned to go wrong with the disk.
     faults: FaultPlan,
     sites: Vec<Site>,
-    /// The leader epoch of this life of the process.
-    epoch: i32,
+    /// What the logs of this life of the process share.
+    shared: Arc<LogShared>,
     /// Whether a bit was ever turned over: damage may be reported from then on.
     rotten: bool,
     /// Whether the run is at its end, where nothing goes wrong any more.
@@ -169,7 +206,7 @@ struct World {
 }
 
 /// What the seed draws, in the order of [`crate::Mix`].
-const EVENTS: [fn(&mut World) -> Checked; 16] = [
+const EVENTS: [fn(&mut World) -> Checked; 19] = [
     World::produce,
     World::resend,
     World::stray,
@@ -186,14 +223,16 @@ const EVENTS: [fn(&mut World) -> Checked; 16] = [
     World::toggle_space,
     World::plan_sync_failure,
     World::rot,
+    World::offload,
+    World::late_upload,
+    World::lose_disk,
 ];
 
 impl World {
     fn new(seed: u64, profile: &'static Profile, options: Options) -> Self {
         let mut rng = Rng::new(seed);
         let ready_per_cent = profile.ready_per_cent;
-        let config = SimDiskConfig { ready_per_cent, ..SimDiskConfig::default() };
-        let disk = Arc::new(SimDisk::new(rng.next_u64(), config));
+        let disk = new_disk(&mut rng, ready_per_cent);
         let sites = Site::all(&mut rng, profile, options.sabotage);
         Self {
             profile,
@@ -203,7 +242,7 @@ impl World {
             clock: SimClock::new(TimestampMs(START_MS)),
             faults: FaultPlan::default(),
             sites,
-            epoch: 0,
+            shared: LogShared::new(life::SHARED),
             rotten: false,
             over: false,
             step: 0,
@@ -240,7 +279,7 @@ impl World {
         for site in &mut self.sites {
             site.check()?;
         }
-        if fenced_before {
+        if fenced_before && self.disk.is_fenced() {
             self.check_fence(&before)?;
         } else if !self.disk.is_fenced()
             && let Some(error) = self.sites.iter().find_map(|site| site.failed.as_ref())
@@ -265,9 +304,13 @@ impl World {
         if self.disk.is_fenced() {
             self.repair()?;
         }
+        self.open_waiting()?;
         self.complete_all()?;
         self.settle()?;
         self.audit_all()?;
+        if self.profile.archived {
+            self.finish_archive()?;
+        }
         self.close()?;
         self.settle()?;
         self.audit_all()
@@ -287,6 +330,12 @@ impl World {
         self.note(format_args!("{ms} ms pass"));
         Ok(())
     }
+}
+
+/// A disk with nothing on it.
+fn new_disk(rng: &mut Rng, ready_per_cent: u8) -> Arc<SimDisk> {
+    let config = SimDiskConfig { ready_per_cent, ..SimDiskConfig::default() };
+    Arc::new(SimDisk::new(rng.next_u64(), config))
 }
 
 /// Draws an index by weight.

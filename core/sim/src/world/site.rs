@@ -6,17 +6,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use millstream_env::disk::{Completions, Disk, DiskResult, FileId, OpToken};
 use millstream_env::rng::Rng;
-use millstream_log::{Context, LogConfig, LogError, LogShared};
-use millstream_partition::{Partition, PartitionConfig, RecoverError, TimestampPolicy};
+use millstream_log::{Beginning, Context, LogConfig, LogError, LogShared, OpenError};
+use millstream_partition::{Partition, PartitionConfig, RangeState, RecoverError, TimestampPolicy};
 use millstream_replica::{Durability, ReplicaConfig};
 use millstream_types::limits::BATCH_BYTES_DEFAULT;
 use millstream_types::{
-    BrokerId, LeaderEpoch, PartitionIndex, ProducerId, TimestampMs, TopicId, TopicPartition,
+    BrokerId, LeaderEpoch, Offset, PartitionIndex, ProducerId, TimestampMs, TopicId, TopicPartition,
 };
 
 use super::Sabotage;
+use super::life::Loss;
+use super::offload::Upload;
+use crate::archive::{Archive, Head};
 use crate::consumer::Consumer;
-use crate::invariants::{Checked, positions, progress, watermark};
+use crate::invariants::{Checked, archive_holds, positions, progress, watermark};
 use crate::ledger::Ledger;
 use crate::producer::Producer;
 use crate::profile::Profile;
@@ -24,6 +27,7 @@ use crate::profile::Profile;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 const IDEMPOTENT_PRODUCERS: i64 = 3;
 const CONSUMERS: usize = 2;
+const LATE_UPLOADS_MAX: usize = 2;
 /// The topics of the world, a partition each.
 const TOPICS: [Durability; 3] = [Durability::Fsync, Durability::Replicated, Durability::Fsync];
 
@@ -43,6 +47,17 @@ impl Mailbox {
     }
 }
 
+/// How a partition was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opening {
+    /// From its log alone.
+    Log,
+    /// From what a range's end says.
+    Begun,
+    /// Not yet: the store is away.
+    Waits,
+}
+
 pub(super) struct Site {
     pub(super) index: usize,
     pub(super) id: TopicPartition,
@@ -52,6 +67,22 @@ pub(super) struct Site {
     mailbox: Arc<Mailbox>,
     /// Why its log takes nothing more, if it does not.
     pub(super) failed: Option<LogError>,
+    /// Whether it waits for the store to say where its log begins.
+    pub(super) waits: bool,
+    /// What the ends of its lives may have taken that it has not come back from yet.
+    pub(super) loss: Option<Loss>,
+    /// The leader epoch of this life of the process.
+    pub(super) epoch: i32,
+    /// Its part of the store.
+    pub(super) archive: Archive,
+    /// How far it is archived, by the cluster's metadata.
+    pub(super) head: Option<Head>,
+    /// The newest manifest that this life of the process has seen, once it has looked.
+    pub(super) seen: Option<Option<Head>>,
+    /// The range on its way into the archive.
+    pub(super) upload: Option<Upload>,
+    /// Requests of processes that are gone, still on their way to the store.
+    pub(super) late: Vec<Upload>,
     /// Whether damage was reported: from then on it need not serve what lies at or after it.
     pub(super) damaged: bool,
     pub(super) ledger: Ledger,
@@ -80,8 +111,16 @@ impl Site {
                 partition: None,
                 mailbox: Arc::default(),
                 failed: None,
+                waits: false,
+                loss: None,
+                epoch: 0,
+                archive: Archive::default(),
+                head: None,
+                seen: None,
+                upload: None,
+                late: Vec::new(),
                 damaged: false,
-                ledger: Ledger::default(),
+                ledger: Ledger { archived: profile.archived, ..Ledger::default() },
                 producers,
                 consumers: (0..CONSUMERS).map(|_| Consumer::new()).collect(),
             });
@@ -93,15 +132,64 @@ impl Site {
         self.config.replica.durability
     }
 
-    /// Opens the partition and takes up its leadership, as the broker does.
+    /// Opens the partition and takes up its leadership, as the broker does: one that goes on where
+    /// its archive ends, from what the store says there, if that is not `away`.
     pub(super) fn open(
         &mut self,
         disk: Arc<dyn Disk>,
         shared: Arc<LogShared>,
         now: TimestampMs,
-        epoch: LeaderEpoch,
-    ) -> Result<(), RecoverError> {
+        away: bool,
+    ) -> Result<Opening, RecoverError> {
         self.mailbox = Arc::default();
+        self.waits = false;
+        let opened = self.open_log(Arc::clone(&disk), Arc::clone(&shared), now, None);
+        let Some(head) = self.head else {
+            self.partition = Some(opened?);
+            return Ok(Opening::Log);
+        };
+        let held = head.start..head.end;
+        let at = match &opened {
+            Ok(partition) if partition.log().segment_count() == 0 => None,
+            Ok(partition) if !partition.log().needs_beginning() => {
+                self.partition.insert(opened?).set_archive(held);
+                return Ok(Opening::Log);
+            }
+            Ok(partition) => Some(partition.log().start()),
+            Err(RecoverError::Log(OpenError::Corrupt(_))) => None,
+            Err(_) => return opened.map(|_| Opening::Log),
+        };
+        if away {
+            self.waits = true;
+            return Ok(Opening::Waits);
+        }
+        let Some(beginning) = self.beginning(at) else {
+            self.partition.insert(opened?).set_archive(held);
+            return Ok(Opening::Log);
+        };
+        // Both must not have the files at once.
+        let first_error = opened.err();
+        match self.open_log(disk, shared, now, Some(&beginning)) {
+            Ok(partition) => self.partition.insert(partition).set_archive(held),
+            Err(error) => return Err(first_error.unwrap_or(error)),
+        }
+        Ok(Opening::Begun)
+    }
+
+    /// What the store says of the range that ends at `at`, or of the last.
+    fn beginning(&self, at: Option<Offset>) -> Option<Beginning> {
+        let at = at.or(self.archive.head().map(|head| head.end))?;
+        let range = self.archive.range_ending(at)?;
+        RangeState::resume(&range.epochs, &range.producers).ok()?.beginning(at)
+    }
+
+    fn open_log(
+        &self,
+        disk: Arc<dyn Disk>,
+        shared: Arc<LogShared>,
+        now: TimestampMs,
+        beginning: Option<&Beginning>,
+    ) -> Result<Partition, RecoverError> {
         let context = Context {
             disk,
             dir: PathBuf::from(format!("topics/{}/{}", self.id.topic, self.id.partition)),
@@ -110,14 +198,21 @@ impl Site {
             completions: Arc::clone(&self.mailbox) as _,
             shared,
         };
-        let mut partition = Partition::open(context, self.config, now)?;
-        partition.lead(now, epoch);
-        self.partition = Some(partition);
-        Ok(())
+        let mut partition = Partition::open_at(context, self.config, beginning, now)?;
+        partition.lead(now, LeaderEpoch(self.epoch));
+        Ok(partition)
     }
 
-    /// The process is gone.
-    pub(super) fn stop(&mut self) {
+    /// The process is gone; what it asked of the store may still be on its way.
+    pub(super) fn stop(&mut self, rng: &mut Rng) {
+        if let Some(upload) = self.upload.take()
+            && self.late.len() < LATE_UPLOADS_MAX
+            && rng.chance(50)
+        {
+            self.late.push(upload);
+        }
+        self.seen = None;
+        self.waits = false;
         if let Some(partition) = self.partition.take() {
             self.ledger.observe(&partition);
         }
@@ -147,11 +242,16 @@ impl Site {
         positions::check(partition, self.durability(), self.failed.is_some())?;
         let now = partition.positions();
         watermark::check(&self.ledger, now.high_watermark, partition.log().start())?;
-        if self.config.log.retention_ms.is_none() && now.start > millstream_types::Offset::ZERO {
+        if self.config.log.retention_ms.is_none() && now.start > Offset::ZERO {
             return progress::stuck(format!(
                 "nothing may be removed, yet it starts at {}",
                 now.start
             ));
+        }
+        if self.config.archived {
+            // A log that was just opened does not know yet that all of it is durable.
+            let durable = self.ledger.durable.max(now.durable);
+            archive_holds::standing(partition, self.head, &self.archive, durable)?;
         }
         self.ledger.high_watermark = now.high_watermark;
         self.ledger.observe(partition);
@@ -184,7 +284,7 @@ fn config(
             TimestampPolicy::CreateTime { before_max_ms: DAY_MS * 10, after_max_ms: DAY_MS }
         },
         batch_bytes_max: BATCH_BYTES_DEFAULT,
-        archived: false,
+        archived: profile.archived,
         producer_expiration_ms: if forgets { 0 } else { DAY_MS * 10 },
     }
 }

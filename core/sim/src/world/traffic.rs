@@ -11,8 +11,8 @@ use super::site::Site;
 use super::{Sabotage, World};
 use crate::consumer::{Got, read_all};
 use crate::invariants::{
-    Checked, Violation, acked_is_kept, fence_holds, no_duplicate, nothing_invented, one_order,
-    progress,
+    Checked, Violation, acked_is_kept, archive_holds, fence_holds, no_duplicate, nothing_invented,
+    one_order, progress,
 };
 use crate::ledger::{Entry, body_of, number_of, number_of_bytes};
 
@@ -114,8 +114,8 @@ impl World {
     fn append(&mut self, site: usize, bytes: &Bytes) -> Result<Answer, Violation> {
         let fenced = self.disk.is_fenced();
         let now = self.now();
-        let epoch = LeaderEpoch(self.epoch);
         let at = &mut self.sites[site];
+        let epoch = LeaderEpoch(at.epoch);
         let Some(partition) = &mut at.partition else { return Ok(Answer::NotTaken) };
         let batch = match IncomingBatch::validate(BytesMut::from(&bytes[..]), BATCH_BYTES_MAX) {
             Ok(batch) => batch,
@@ -245,7 +245,7 @@ impl World {
         let index = self.rng.index(self.sites.len());
         let site = &mut self.sites[index];
         let consumer = self.rng.index(site.consumers.len());
-        let (start, end) = (site.ledger.start, site.ledger.high_watermark);
+        let (start, end) = (site.ledger.first(), site.ledger.high_watermark);
         let offset = start.plus(self.rng.below(end.since(start) + 1));
         site.consumers[consumer].seek(offset);
         self.note(format_args!("{index}: consumer {consumer} goes to {offset}"));
@@ -270,6 +270,9 @@ impl World {
                 self.counts.read += u64::try_from(count).unwrap_or_default();
                 self.note(format_args!("{index}: consumer {consumer} got {count} from {from}"));
                 Ok(())
+            }
+            Got::Moved { from } if site.ledger.archived && from < partition.log().start() => {
+                self.consume_archived(index, consumer, from)
             }
             Got::Moved { from } => {
                 // Below the start retention removed it; above the end a power cut took it.
@@ -296,7 +299,7 @@ impl World {
         entries
     }
 
-    fn unreadable(&mut self, site: usize, problem: &Got) -> Checked {
+    pub(super) fn unreadable(&mut self, site: usize, problem: &Got) -> Checked {
         match problem {
             Got::Damage(damage) if self.rotten => {
                 self.counts.damage_reported += 1;
@@ -327,9 +330,12 @@ impl World {
             Ok(stored) => stored,
             Err(problem) => return self.unreadable(index, &problem),
         };
-        let (start, up_to) = (partition.log().start(), partition.positions().high_watermark);
+        let up_to = partition.positions().high_watermark;
         let stored = self.without_rot(index, stored);
-        let ledger = &self.sites[index].ledger;
+        let Site { ledger, archive, .. } = &self.sites[index];
+        let (start, stored) = (ledger.first(), archive_holds::joined(archive, stored)?);
+        // A log that was just opened does not know yet how far it was committed.
+        let up_to = up_to.max(archive.head().map_or(up_to, |head| head.end));
         nothing_invented::read(ledger, &stored)?;
         no_duplicate::audited(&stored)?;
         acked_is_kept::audited(ledger, &stored, up_to)?;
