@@ -27,7 +27,7 @@ mod unsealed;
 pub use config::{ConfigError, LogConfig};
 pub use epoch::{EpochHistory, EpochStart};
 pub use error::{AppendError, Corruption, LogError, OpenError, ReadError};
-pub use log::{Beginning, Context, PartitionLog, Progress};
+pub use log::{Beginning, Begins, Context, PartitionLog, Progress};
 pub use read::{Cursor, FileRead, Load, Loaded, ReadPlan};
 pub use recovery::Replay;
 pub use retention::Removed;

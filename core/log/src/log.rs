@@ -50,6 +50,17 @@ pub struct Beginning {
     pub producer_snapshot: Bytes,
 }
 
+/// What a log's files say of where it begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Begins {
+    /// There is none: it begins wherever its first opening says.
+    Nowhere,
+    /// At offset 0, or they carry what there was before.
+    Known,
+    /// At this offset, and they say nothing of what there was before: see [`Beginning`].
+    Unknown(Offset),
+}
+
 /// How far a log is, after a completion.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Progress {
@@ -120,6 +131,16 @@ pub(crate) struct Contents {
 }
 
 impl PartitionLog {
+    /// Where the log at `context` begins. Blocks and changes nothing, unlike an opening, whose
+    /// writes may still be under way when the next one reads: an owner that has to find a
+    /// [`Beginning`] asks here and then opens once.
+    ///
+    /// # Errors
+    /// [`OpenError`] for files that cannot be read.
+    pub fn begins(context: &Context) -> Result<Begins, OpenError> {
+        recovery::begins(context)
+    }
+
     /// Opens a log, or an empty one where there is none. Reads every unsealed segment whole and
     /// blocks for it; `replay` gets what the owner needs to restore the producers' state.
     ///

@@ -22,7 +22,7 @@ use crate::format::{
     FormatError, HEADER_BLOCK_BYTES, HeaderBlock, SegmentHeader, SegmentTimes, parse_header_block,
 };
 use crate::index::IndexBuilder;
-use crate::log::{Beginning, Contents, Context, Sealed};
+use crate::log::{Beginning, Begins, Contents, Context, Sealed};
 use crate::scan::{Found, Point, Scanner};
 use crate::shared::read_footer;
 use crate::unsealed::{Recovered, Unsealed};
@@ -110,6 +110,19 @@ pub(crate) fn recover(
         sealed.push_back(Sealed::new(Arc::clone(&one.file), record));
     }
     Ok(Contents { sealed, unsealed, epochs, snapshot })
+}
+
+/// What a log's files say of where it begins; changes nothing.
+pub(crate) fn begins(context: &Context) -> Result<Begins, OpenError> {
+    let dir: Arc<Path> = context.dir.as_path().into();
+    let segments = find_segments(context, &dir)?;
+    let Some(first) = segments.first().map(Segment::base) else { return Ok(Begins::Nowhere) };
+    if first == Offset::ZERO {
+        return Ok(Begins::Known);
+    }
+    let sealed = segments.iter().take_while(|one| one.block.seal.is_some()).count();
+    let known = read_newest_footers(&segments[..sealed])?;
+    Ok(if known.snapshot.is_some() { Begins::Known } else { Begins::Unknown(first) })
 }
 
 /// Opens every segment file and reads its header block, in order of offset.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use millstream_env::disk::FaultPlan;
-use millstream_log::{Beginning, EpochHistory, EpochStart};
+use millstream_log::{Beginning, Begins, EpochHistory, EpochStart, PartitionLog};
 use millstream_types::{LeaderEpoch, Offset};
 
 use crate::common::{Bench, offset, small_segments};
@@ -40,6 +40,24 @@ fn an_empty_log_begins_where_it_is_told() {
     power_cut(&mut bench);
     bench.check_recovered(offset(102));
     assert_eq!(bench.log().start(), offset(100));
+}
+
+#[test]
+fn where_a_log_begins_is_known_without_opening_it() {
+    let mut bench = bench(3);
+    let begins = |bench: &Bench| PartitionLog::begins(&bench.context()).unwrap();
+    assert_eq!(begins(&bench), Begins::Nowhere);
+    bench.open().unwrap();
+    bench.append(2, 50).unwrap();
+    bench.settle().unwrap();
+    let ops = bench.disk.ops();
+    assert_eq!(begins(&bench), Begins::Unknown(offset(100)));
+    assert_eq!(bench.disk.ops(), ops, "it changes nothing");
+    for _ in 0..8 {
+        bench.append(2, 200).unwrap();
+    }
+    bench.settle().unwrap();
+    assert_eq!(begins(&bench), Begins::Known);
 }
 
 #[test]

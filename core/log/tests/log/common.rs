@@ -117,17 +117,21 @@ impl Bench {
         self.log.as_mut().unwrap()
     }
 
-    pub(crate) fn open(&mut self) -> Result<(), OpenError> {
-        self.log = None;
-        self.queue = Arc::default();
-        let context = Context {
+    pub(crate) fn context(&self) -> Context {
+        Context {
             disk: Arc::clone(&self.disk) as _,
             dir: PathBuf::from(DIR),
             identity: identity(),
             config: self.config,
             completions: Arc::clone(&self.queue) as _,
             shared: Arc::clone(&self.shared),
-        };
+        }
+    }
+
+    pub(crate) fn open(&mut self) -> Result<(), OpenError> {
+        self.log = None;
+        self.queue = Arc::default();
+        let context = self.context();
         let (mut snapshot, mut replayed) = (None, Vec::new());
         let mut replay = |replay: Replay<'_>| match replay {
             Replay::ProducerSnapshot(bytes) => snapshot = Some(bytes),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use millstream_env::disk::{Completions, Disk, DiskResult, FileId, OpToken};
 use millstream_env::rng::Rng;
-use millstream_log::{Beginning, Context, LogConfig, LogError, LogShared, OpenError};
+use millstream_log::{Beginning, Begins, Context, LogConfig, LogError, LogShared, PartitionLog};
 use millstream_partition::{Partition, PartitionConfig, RangeState, RecoverError, TimestampPolicy};
 use millstream_replica::{Durability, ReplicaConfig};
 use millstream_types::limits::BATCH_BYTES_DEFAULT;
@@ -132,8 +132,8 @@ impl Site {
         self.config.replica.durability
     }
 
-    /// Opens the partition and takes up its leadership, as the broker does: one that goes on where
-    /// its archive ends, from what the store says there, if that is not `away`.
+    /// Opens the partition and takes up its leadership: one that goes on where its archive ends,
+    /// from what the store says there, if that is not `away`.
     pub(super) fn open(
         &mut self,
         disk: Arc<dyn Disk>,
@@ -143,64 +143,45 @@ impl Site {
     ) -> Result<Opening, RecoverError> {
         self.mailbox = Arc::default();
         self.waits = false;
-        let opened = self.open_log(Arc::clone(&disk), Arc::clone(&shared), now, None);
-        let Some(head) = self.head else {
-            self.partition = Some(opened?);
-            return Ok(Opening::Log);
+        let context = self.context(disk, shared);
+        let begins = match self.head {
+            Some(_) => PartitionLog::begins(&context)?,
+            None => Begins::Known,
         };
-        let held = head.start..head.end;
-        let at = match &opened {
-            Ok(partition) if partition.log().segment_count() == 0 => None,
-            Ok(partition) if !partition.log().needs_beginning() => {
-                self.partition.insert(opened?).set_archive(held);
-                return Ok(Opening::Log);
-            }
-            Ok(partition) => Some(partition.log().start()),
-            Err(RecoverError::Log(OpenError::Corrupt(_))) => None,
-            Err(_) => return opened.map(|_| Opening::Log),
+        let at = match begins {
+            Begins::Known => None,
+            Begins::Nowhere => self.archive.head().map(|head| head.end),
+            Begins::Unknown(at) => Some(at),
         };
-        if away {
+        if at.is_some() && away {
             self.waits = true;
             return Ok(Opening::Waits);
         }
-        let Some(beginning) = self.beginning(at) else {
-            self.partition.insert(opened?).set_archive(held);
-            return Ok(Opening::Log);
-        };
-        // Both must not have the files at once.
-        let first_error = opened.err();
-        match self.open_log(disk, shared, now, Some(&beginning)) {
-            Ok(partition) => self.partition.insert(partition).set_archive(held),
-            Err(error) => return Err(first_error.unwrap_or(error)),
+        let beginning = at.and_then(|at| self.beginning(at));
+        let mut partition = Partition::open_at(context, self.config, beginning.as_ref(), now)?;
+        partition.lead(now, LeaderEpoch(self.epoch));
+        if let Some(head) = self.head {
+            partition.set_archive(head.start..head.end);
         }
-        Ok(Opening::Begun)
+        self.partition = Some(partition);
+        Ok(if beginning.is_some() { Opening::Begun } else { Opening::Log })
     }
 
-    /// What the store says of the range that ends at `at`, or of the last.
-    fn beginning(&self, at: Option<Offset>) -> Option<Beginning> {
-        let at = at.or(self.archive.head().map(|head| head.end))?;
+    /// What the store says of the range that ends at `at`.
+    fn beginning(&self, at: Offset) -> Option<Beginning> {
         let range = self.archive.range_ending(at)?;
         RangeState::resume(&range.epochs, &range.producers).ok()?.beginning(at)
     }
 
-    fn open_log(
-        &self,
-        disk: Arc<dyn Disk>,
-        shared: Arc<LogShared>,
-        now: TimestampMs,
-        beginning: Option<&Beginning>,
-    ) -> Result<Partition, RecoverError> {
-        let context = Context {
+    fn context(&self, disk: Arc<dyn Disk>, shared: Arc<LogShared>) -> Context {
+        Context {
             disk,
             dir: PathBuf::from(format!("topics/{}/{}", self.id.topic, self.id.partition)),
             identity: self.id,
             config: self.config.log,
             completions: Arc::clone(&self.mailbox) as _,
             shared,
-        };
-        let mut partition = Partition::open_at(context, self.config, beginning, now)?;
-        partition.lead(now, LeaderEpoch(self.epoch));
-        Ok(partition)
+        }
     }
 
     /// The process is gone; what it asked of the store may still be on its way.
