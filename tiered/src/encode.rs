@@ -4,7 +4,6 @@ use bytes::Bytes;
 use millstream_types::{LeaderEpoch, Offset, TimestampMs};
 use millstream_wire::{Batch, crc32c};
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::file::properties::WriterProperties;
 
 use crate::columns::Columns;
@@ -89,10 +88,7 @@ impl Encoder {
     ) -> Result<Self, EncodeError> {
         let index = identity.partition.0;
         let partition = i32::try_from(index).or(Err(EncodeError::Partition(index)))?;
-        // Readers that are not Arrow's should not find its schema, and no reader needs it.
-        let options =
-            ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
-        let writer = ArrowWriter::try_new_with_options(Vec::new(), schema::schema(), options)?;
+        let writer = schema::writer(properties)?;
         let facts = Facts {
             version: FORMAT_VERSION,
             identity,
@@ -147,7 +143,9 @@ impl Encoder {
             self.bare_bytes += batch.bytes().len();
         } else {
             self.group_base.get_or_insert(base_offset);
-            self.rows(batch).map_err(|source| EncodeError::Record { base_offset, source })?;
+            let rows = self.columns.batch(batch);
+            let rows = rows.map_err(|source| EncodeError::Record { base_offset, source })?;
+            self.facts.records += rows as u64;
         }
         self.next = header.next_offset();
         self.facts.leader_epoch = header.leader_epoch.0;
@@ -157,23 +155,6 @@ impl Encoder {
         if self.columns.bytes() >= ROW_GROUP_BYTES {
             self.end_group()?;
         }
-        Ok(())
-    }
-
-    fn rows(&mut self, batch: &Batch) -> Result<(), millstream_wire::RecordError> {
-        let mut records = batch.records()?;
-        let (mut rows, mut first, mut max) = (0, TimestampMs::NONE, TimestampMs::NONE);
-        while let Some(record) = records.next_ref() {
-            let record = record?;
-            if rows == 0 {
-                (first, max) = (record.timestamp, record.timestamp);
-            }
-            max = max.max(record.timestamp);
-            rows += 1;
-            self.columns.record(&record);
-        }
-        self.columns.end_batch(batch.header(), rows, first, max);
-        self.facts.records += rows as u64;
         Ok(())
     }
 

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Fields, Metadata, Schema, SchemaRef, TimeUnit};
-use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::arrow::{ArrowWriter, PARQUET_FIELD_ID_META_KEY};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -49,14 +50,15 @@ pub(crate) fn header_element() -> Arc<Field> {
     Arc::new(field("element", DataType::Struct(header_fields()), false, 7))
 }
 
-/// All columns, in the order in which they are written.
+/// All columns, in the order in which they are written. A view is Arrow's way to have bytes where
+/// they are; in Parquet it is binary like any other.
 pub(crate) fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         field(PARTITION, DataType::Int32, false, 1),
         field(OFFSET, DataType::Int64, false, 2),
         field(TIMESTAMP, timestamp_type(), true, 3),
         field(KEY, DataType::Binary, true, 4),
-        field(VALUE, DataType::Binary, true, 5),
+        field(VALUE, DataType::BinaryView, true, 5),
         field(HEADERS, DataType::List(header_element()), false, 6),
         field(LEADER_EPOCH, DataType::Int32, false, 11),
         field(PRODUCER_ID, DataType::Int64, false, 12),
@@ -94,4 +96,12 @@ pub(crate) fn properties() -> Result<WriterProperties, ParquetError> {
             .set_column_encoding(column(name), Encoding::DELTA_BINARY_PACKED);
     }
     Ok(properties.build())
+}
+
+/// Writes rows of these columns into memory.
+pub(crate) fn writer(properties: WriterProperties) -> Result<ArrowWriter<Vec<u8>>, ParquetError> {
+    // Readers that are not Arrow's should not find its schema, and no reader needs it.
+    let options =
+        ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+    ArrowWriter::try_new_with_options(Vec::new(), schema(), options)
 }
