@@ -212,8 +212,8 @@ impl ObjectReader {
         bounded("bytes of a row group", about.total_byte_size(), GROUP_BYTES_MAX)?;
         let repeated = pages::check(about, rows, group.start, &bytes)?;
         let reader = GroupBytes { start: group.start, bytes };
-        for column in repeated {
-            guarded(|| pages::measure(reader.clone(), about.column(column), rows))?;
+        for one in repeated {
+            guarded(|| pages::measure(reader.clone(), about.column(one.column), rows, one))?;
         }
         let columns = guarded(|| {
             let mut read =

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use millstream_types::limits::{BATCH_DECOMPRESSED_BYTES_MAX, RECORD_HEADERS_MAX};
 use parquet::basic::Type;
+use parquet::column::page::{Page, PageReader as _};
 use parquet::column::reader::ColumnReaderImpl;
 use parquet::data_type::ByteArrayType;
 use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
@@ -47,6 +48,14 @@ impl AddAssign for Asked {
     }
 }
 
+/// A column whose dictionary's entries may be repeated to more than a row group holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Repeated {
+    /// Its place among the columns.
+    pub(crate) column: usize,
+    asked: Asked,
+}
+
 /// Holds the pages of a row group of `rows` rows to what any archive of ours can hold. `bytes` are
 /// the row group's, and start at `start` in the object. Returns the columns that [`measure`] is to
 /// look at, since their dictionaries' entries may be repeated to more than that.
@@ -58,7 +67,7 @@ pub(crate) fn check(
     rows: usize,
     start: u64,
     bytes: &[u8],
-) -> Result<Vec<usize>, FormatError> {
+) -> Result<Vec<Repeated>, FormatError> {
     let headers = rows.saturating_mul(RECORD_HEADERS_MAX).min(GROUP_HEADERS_MAX);
     let mut group = Asked::default();
     let mut repeated = Vec::new();
@@ -76,14 +85,15 @@ pub(crate) fn check(
         fits("bytes of a row group", group.bytes, BYTES_MAX)?;
         let repeats = asked.dictionary_bytes.saturating_mul(asked.values);
         if column.column_type() == Type::BYTE_ARRAY && repeats > BYTES_MAX {
-            repeated.push(index);
+            repeated.push(Repeated { column: index, asked });
         }
     }
     Ok(repeated)
 }
 
-/// Adds up the lengths of a column's values. Here a value is a place in its dictionary, where Arrow
-/// has a copy.
+/// Holds a column to a row group's bytes by the lengths of its values: by the longest of its
+/// dictionary where that is enough to tell, or by all of them. Here a value is a place in its
+/// dictionary, where Arrow has a copy.
 ///
 /// # Errors
 /// [`FormatError::TooLarge`], and Parquet's.
@@ -91,8 +101,37 @@ pub(crate) fn measure<R: ChunkReader + 'static>(
     reader: R,
     column: &ColumnChunkMetaData,
     rows: usize,
+    Repeated { asked, .. }: Repeated,
 ) -> Result<(), FormatError> {
-    let pages = SerializedPageReader::new(Arc::new(reader), column, rows, None)?;
+    let reader = Arc::new(reader);
+    let mut pages = SerializedPageReader::new(Arc::clone(&reader), column, rows, None)?;
+    if let Some(Page::DictionaryPage { buf, .. }) = pages.get_next_page()?
+        // There is no other dictionary behind it.
+        && buf.len() as u64 == asked.dictionary_bytes
+        && let Some(longest) = longest_entry(&buf)
+        && longest.saturating_mul(asked.values).saturating_add(asked.bytes) <= BYTES_MAX
+    {
+        return Ok(());
+    }
+    let pages = SerializedPageReader::new(reader, column, rows, None)?;
+    add_up(pages, column)
+}
+
+/// Of the values in a dictionary page, each behind its length.
+fn longest_entry(mut page: &[u8]) -> Option<u64> {
+    let mut longest = 0;
+    while let Some((length, rest)) = page.split_first_chunk() {
+        let length = u32::from_le_bytes(*length);
+        page = rest.get(usize::try_from(length).ok()?..)?;
+        longest = longest.max(length);
+    }
+    page.is_empty().then_some(u64::from(longest))
+}
+
+fn add_up<R: ChunkReader + 'static>(
+    pages: SerializedPageReader<R>,
+    column: &ColumnChunkMetaData,
+) -> Result<(), FormatError> {
     let mut reader =
         ColumnReaderImpl::<ByteArrayType>::new(column.column_descr_ptr(), Box::new(pages));
     let (mut definitions, mut repetitions, mut values) = (Vec::new(), Vec::new(), Vec::new());
@@ -296,14 +335,30 @@ mod tests {
             let about = read.metadata().row_group(0);
             let repeated = check(about, rows, 0, &file).unwrap();
             assert_eq!(repeated.is_empty(), !too_large);
-            for column in repeated {
-                let refused = measure(file.clone(), about.column(column), rows);
+            for one in repeated {
+                let refused = measure(file.clone(), about.column(one.column), rows, one);
                 assert!(matches!(refused, Err(FormatError::TooLarge { .. })), "{refused:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_dictionary_is_measured_by_its_longest_entry_or_by_all_values() {
+        let rows = 600;
         let file = same(1024, rows);
         let read = SerializedFileReader::new(file.clone()).unwrap();
-        measure(file, read.metadata().row_group(0).column(0), rows).unwrap();
+        let about = read.metadata().row_group(0).column(0);
+        let asked = asked_by(within(about, 0, &file).unwrap()).unwrap();
+        assert_eq!((asked.dictionary, asked.dictionary_bytes, asked.values), (1, 4 + 1024, 600));
+        for values in [asked.values, BYTES_MAX] {
+            let asked = Asked { values, ..asked };
+            measure(file.clone(), about, rows, Repeated { column: 0, asked }).unwrap();
+        }
+        assert_eq!(longest_entry(b"\x01\0\0\0a\x03\0\0\0abc\0\0\0\0"), Some(3));
+        assert_eq!(longest_entry(b""), Some(0));
+        for broken in [&b"\x02\0\0\0a"[..], b"\x01\0\0\0ab", b"\xff\xff\xff\xff"] {
+            assert_eq!(longest_entry(broken), None, "{broken:?}");
+        }
     }
 
     #[test]
