@@ -14,10 +14,13 @@ use crate::manifest::{Entry, Head};
 
 /// Row groups fetched before they are asked for, at most.
 const AHEAD_MAX: usize = 8;
+/// Bytes of batches that are read in order before anything is fetched ahead: a consumer that wants
+/// a megabyte from somewhere pays for no more, even where that ends in another row group.
+const IN_ORDER_BYTES: usize = 1024 * 1024;
 
 /// One consumer's way through a partition's archive, as it was when the reader was made. A reader
-/// that goes on where it ended fetches ahead: one row group at first, then twice as many each time
-/// up to eight. What it has ahead is given up when it is dropped.
+/// that has gone on where it ended for more than a megabyte fetches ahead: one row group at first,
+/// then twice as many each time up to eight. What it has ahead is given up when it is dropped.
 #[derive(Debug)]
 pub struct ArchiveReader {
     cache: Arc<ReadCache>,
@@ -26,6 +29,8 @@ pub struct ArchiveReader {
     end: i64,
     /// Where a consumer that reads in order asks next.
     expected: Option<Offset>,
+    /// Bytes of batches that were read in order so far.
+    in_order_bytes: usize,
     /// Row groups to fetch ahead.
     window: usize,
     /// The row group that was read last.
@@ -67,6 +72,7 @@ impl ArchiveReader {
             start: head.map_or(0, |head| head.start),
             end: head.map_or(0, |head| head.end),
             expected: None,
+            in_order_bytes: 0,
             window: 0,
             last: None,
             ahead: JoinSet::new(),
@@ -94,6 +100,7 @@ impl ArchiveReader {
             start: self.start,
             end: self.end,
             expected: None,
+            in_order_bytes: 0,
             window: 0,
             last: None,
             ahead: JoinSet::new(),
@@ -121,9 +128,9 @@ impl ArchiveReader {
         let object = self.cache.footer(key, entry).await?;
         let place = Place { range: at, part: object.part_of(offset) };
         if self.expected != Some(offset) {
-            self.window = 0;
+            (self.window, self.in_order_bytes) = (0, 0);
             self.ahead.abort_all();
-        } else if self.last != Some(place) {
+        } else if self.last != Some(place) && self.in_order_bytes > IN_ORDER_BYTES {
             self.window = (self.window * 2).clamp(1, AHEAD_MAX);
         }
         if self.last != Some(place) {
@@ -135,10 +142,11 @@ impl ArchiveReader {
         let (mut bytes, mut batches) = (0, Vec::new());
         let mut next = offset;
         for batch in part.from(offset) {
-            bytes += batch.bytes().len();
-            if bytes > bytes_max && !batches.is_empty() {
+            let with_it = bytes + batch.bytes().len();
+            if with_it > bytes_max && !batches.is_empty() {
                 break;
             }
+            bytes = with_it;
             next = batch.header().next_offset();
             batches.push(Bytes::clone(batch.bytes()));
         }
@@ -147,6 +155,7 @@ impl ArchiveReader {
             return Err(ArchiveError::Object { object: key.to_string(), source });
         }
         self.expected = Some(next);
+        self.in_order_bytes = self.in_order_bytes.saturating_add(bytes);
         Ok(Replayed { batches, next })
     }
 

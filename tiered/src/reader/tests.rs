@@ -211,6 +211,18 @@ async fn going_on_fetches_ahead() {
 }
 
 #[tokio::test]
+async fn a_megabyte_across_two_row_groups_is_all_that_is_fetched() {
+    let bench = bench(VALUE_BYTES).await;
+    let (_, mut reader) = bench.reader(AMPLE);
+    // The last batch of the first row group, and the first of the second.
+    let near_the_end = bench.batches[7].header().base_offset;
+    let first = reader.read(near_the_end, 1 << 20).await.unwrap();
+    reader.read(first.next, 1 << 19).await.unwrap();
+    while reader.ahead.join_next().await.is_some() {}
+    assert_eq!(bench.gets(), 1 + 2, "a footer and two row groups");
+}
+
+#[tokio::test]
 async fn what_many_want_at_once_is_fetched_once() {
     let bench = bench(VALUE_BYTES).await;
     let (cache, _) = bench.reader(AMPLE);
