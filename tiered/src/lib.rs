@@ -36,5 +36,5 @@ pub use footer::{FORMAT_VERSION, Identity, RangeEnd};
 pub use fuzz::{fuzz_manifest, fuzz_object, fuzz_topic_config, is_guarded};
 pub use manifest::{Digest, Entry, Head, MANIFEST_VERSION, ManifestError};
 pub use reader::{ArchiveReader, Sizes};
-pub use store::{Created, Listed, Store, StoreError};
+pub use store::{Created, Listed, Store, StoreCounters, StoreError};
 pub use topics::{ArchivedPartition, ArchivedTopic, CONFIG_VERSION, ConfigMap, TopicError};

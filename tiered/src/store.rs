@@ -7,6 +7,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path as FilePath;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -118,10 +119,31 @@ pub struct Listed {
     pub modified_ms: i64,
 }
 
+/// What a store was asked for since it was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct StoreCounters {
+    /// Calls, whatever became of them. The client's own retries and a listing's further pages are
+    /// not counted.
+    pub requests: u64,
+    /// Bytes of objects that came back.
+    pub read_bytes: u64,
+    /// Bytes of objects that were sent and taken.
+    pub written_bytes: u64,
+}
+
+/// [`StoreCounters`] being counted; nothing is ordered by them.
+#[derive(Debug, Default)]
+struct Counting {
+    requests: AtomicU64,
+    read_bytes: AtomicU64,
+    written_bytes: AtomicU64,
+}
+
 /// A place for objects. Clones share it.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<dyn ObjectStore>,
+    counting: Arc<Counting>,
     name: Arc<str>,
     call_timeout: Duration,
 }
@@ -213,7 +235,18 @@ impl Store {
     }
 
     pub(crate) fn new(inner: Arc<dyn ObjectStore>, name: &str) -> Self {
-        Self { inner, name: name.into(), call_timeout: CALL_TIMEOUT }
+        let counting = Arc::default();
+        Self { inner, counting, name: name.into(), call_timeout: CALL_TIMEOUT }
+    }
+
+    /// What was asked of it so far, by all of its clones.
+    #[must_use]
+    pub fn counters(&self) -> StoreCounters {
+        StoreCounters {
+            requests: self.counting.requests.load(Ordering::Relaxed),
+            read_bytes: self.counting.read_bytes.load(Ordering::Relaxed),
+            written_bytes: self.counting.written_bytes.load(Ordering::Relaxed),
+        }
     }
 
     /// Writes an object whose name nobody else uses.
@@ -222,8 +255,11 @@ impl Store {
     /// [`StoreError`].
     pub async fn put(&self, key: &str, bytes: Bytes) -> Result<(), StoreError> {
         let path = self.path(key)?;
+        let length = bytes.len();
         let put = self.inner.put(&path, PutPayload::from_bytes(bytes));
-        self.call("writing", key, put).await.map(drop)
+        self.call("writing", key, put).await?;
+        add(&self.counting.written_bytes, length);
+        Ok(())
     }
 
     /// Writes an object if there is none of that name.
@@ -233,6 +269,7 @@ impl Store {
     pub async fn create(&self, key: &str, bytes: Bytes) -> Result<Created, StoreError> {
         let path = self.path(key)?;
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let length = bytes.len();
         let put = self.inner.put_opts(&path, PutPayload::from_bytes(bytes), options);
         let put = async {
             match put.await {
@@ -241,7 +278,11 @@ impl Store {
                 Err(error) => Err(error),
             }
         };
-        self.call("creating", key, put).await
+        let created = self.call("creating", key, put).await?;
+        if created == Created::Won {
+            add(&self.counting.written_bytes, length);
+        }
+        Ok(created)
     }
 
     /// Reads an object of at most `max` bytes.
@@ -259,7 +300,9 @@ impl Store {
             }
             found.bytes().await.map(Ok)
         };
-        self.call("reading", key, get).await?
+        let bytes = self.call("reading", key, get).await??;
+        add(&self.counting.read_bytes, bytes.len());
+        Ok(bytes)
     }
 
     /// Reads a part of an object; exactly that, or an error.
@@ -275,6 +318,7 @@ impl Store {
             GetOptions { range: Some(GetRange::Bounded(range.clone())), ..GetOptions::default() };
         let get = async { self.inner.get_opts(&path, options).await?.bytes().await };
         let bytes = self.call("reading a part of", key, get).await?;
+        add(&self.counting.read_bytes, bytes.len());
         let expected = range.end - range.start;
         if bytes.len() as u64 != expected {
             let reason = format!("{} bytes came of {expected}", bytes.len());
@@ -383,6 +427,7 @@ impl Store {
         key: &str,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, StoreError> {
+        add(&self.counting.requests, 1);
         match tokio::time::timeout(self.call_timeout, call).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => Err(self.error(what, key, &error)),
@@ -415,6 +460,10 @@ impl Store {
     fn refused(&self, what: &'static str, key: &str, reason: String) -> StoreError {
         StoreError::Refused { store: Arc::clone(&self.name), what, key: key.to_owned(), reason }
     }
+}
+
+fn add(counter: &AtomicU64, count: usize) {
+    counter.fetch_add(count as u64, Ordering::Relaxed);
 }
 
 fn unusable(location: &str, reason: String) -> StoreError {

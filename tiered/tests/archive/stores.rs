@@ -15,6 +15,7 @@ use crate::sample::{Plan, batches, identity};
 /// Everything that the archive needs of a store.
 async fn holds_an_archive(store: &Store) {
     store.probe(1).await.unwrap();
+    let before = store.counters();
     assert_eq!(store.create("a/b", "one".into()).await.unwrap(), Created::Won);
     assert_eq!(store.create("a/b", "two".into()).await.unwrap(), Created::Taken);
     assert_eq!(store.get("a/b", 10).await.unwrap(), "one");
@@ -27,6 +28,10 @@ async fn holds_an_archive(store: &Store) {
     let names: Vec<_> = store.list("a", 10).await.unwrap().into_iter().map(|o| o.key).collect();
     assert_eq!(names, ["a/b", "a/d/e"]);
     assert!(store.list("a", 1).await.is_err(), "more than asked for");
+    let after = store.clone().counters();
+    assert_eq!(after.requests - before.requests, 11, "clones count together");
+    assert_eq!(after.read_bytes - before.read_bytes, 3 + 2, "not what was refused");
+    assert_eq!(after.written_bytes - before.written_bytes, 3 + 5, "not what was taken before");
     store.delete("a/b").await.unwrap();
     store.delete("a/b").await.unwrap();
 
