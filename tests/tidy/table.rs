@@ -130,11 +130,12 @@ pub(crate) const HOMES: &[Home] = &[
     // Consensus.
     Home { dependency: "openraft", homes: &["millstream-quorum"], tests: &[] },
     // The operating system: files and entropy have one door.
-    // The command line sends signals to the brokers that it starts, and paces load by a timer.
+    // The command line sends signals to the brokers that it starts, and paces load by a timer; the
+    // archive's benchmark reads its processor time.
     Home {
         dependency: "rustix",
         homes: &["millstream-env", "millstream-cli", "millstream-benches"],
-        tests: &[],
+        tests: &["millstream-tiered"],
     },
     Home { dependency: "libc", homes: &["millstream-env"], tests: &[] },
     Home { dependency: "getrandom", homes: &["millstream-env"], tests: &[] },
@@ -176,7 +177,7 @@ pub(crate) const HOMES: &[Home] = &[
     Home { dependency: "indicatif", homes: &["millstream-cli"], tests: &[] },
     Home { dependency: "tracing-subscriber", homes: &["millstream"], tests: &[] },
     Home { dependency: "toml", homes: &["millstream-broker"], tests: &["millstream-tests"] },
-    // Errors without a type are for binaries and tests; libraries have closed enums.
+    // Errors without a type are for binaries, tests and benchmarks; libraries have closed enums.
     Home {
         dependency: "anyhow",
         homes: &[
@@ -187,7 +188,7 @@ pub(crate) const HOMES: &[Home] = &[
             "millstream-tests",
             FUZZ,
         ],
-        tests: &[],
+        tests: &["millstream-tiered"],
     },
     // Tests only.
     Home {

@@ -6,9 +6,11 @@
 //! producer's compressed bytes. The layout is a public contract: `docs/archive-format.md`.
 //!
 //! This crate is the only home of `object_store`, `arrow` and `parquet`; none of their types leave
-//! it.
+//! it, but for those that its own benchmark is shown.
 
 mod archive;
+#[doc(hidden)]
+pub mod bench_support;
 mod cache;
 mod columns;
 mod decode;
