@@ -27,7 +27,7 @@ pub fn properties() -> Result<WriterProperties, ParquetError> {
 /// # Errors
 /// The Parquet library's.
 pub fn writer(properties: WriterProperties) -> Result<ArrowWriter<Vec<u8>>, ParquetError> {
-    schema::writer(properties)
+    schema::writer(&[], properties)
 }
 
 /// The rows of a row group, from batches, as an encoder gathers them.

@@ -268,7 +268,7 @@ impl Columns {
             Arc::new(self.batch_max_timestamp.finish()),
         ];
         (self.bytes, self.rows) = (0, 0);
-        RecordBatch::try_new(schema::schema(), columns)
+        RecordBatch::try_new(schema::schema(&[]), columns)
     }
 }
 

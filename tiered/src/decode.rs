@@ -20,6 +20,7 @@ use millstream_wire::{
     Attributes, Batch, BatchBuilder, BatchFrame, BuildError, Codec, HeaderRef, ProducerStamp,
     RecordFields, crc32c,
 };
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
@@ -74,7 +75,9 @@ impl ObjectReader {
             return Err(FormatError::Inconsistent("another number of row groups"));
         }
         if let Some(group) = facts.row_groups.iter().max_by_key(|group| group.length) {
-            let (actual, max) = (group.length, GROUP_BYTES_MAX as u64);
+            // Typed columns are no larger than the values that they are of.
+            let copies = if facts.value_columns.is_empty() { 1 } else { 2 };
+            let (actual, max) = (group.length, copies * GROUP_BYTES_MAX as u64);
             if actual > max {
                 let what = "stored bytes of a row group";
                 return Err(FormatError::TooLarge { what, actual, max });
@@ -197,6 +200,15 @@ impl ObjectReader {
         (from, to)
     }
 
+    /// The columns that batches are made of. Typed ones say nothing that the values do not, and
+    /// are never decoded.
+    fn fixed(&self) -> ProjectionMask {
+        let schema = self.parquet.parquet_schema();
+        let roots = schema.root_schema().get_fields().iter().enumerate();
+        let fixed = roots.filter(|(_, root)| schema::FIXED.contains(&root.name()));
+        ProjectionMask::roots(schema, fixed.map(|(index, _)| index))
+    }
+
     fn rebuild(
         &self,
         part: usize,
@@ -209,8 +221,8 @@ impl ObjectReader {
         }
         let about = self.parquet.metadata().row_group(part);
         let rows = bounded("rows of a row group", about.num_rows(), GROUP_ROWS_MAX)?;
-        bounded("bytes of a row group", about.total_byte_size(), GROUP_BYTES_MAX)?;
-        let repeated = pages::check(about, rows, group.start, &bytes)?;
+        let fixed = self.fixed();
+        let repeated = pages::check(about, &fixed, rows, group.start, &bytes)?;
         let reader = GroupBytes { start: group.start, bytes };
         for one in repeated {
             guarded(|| pages::measure(reader.clone(), about.column(one.column), rows, one))?;
@@ -218,6 +230,7 @@ impl ObjectReader {
         let columns = guarded(|| {
             let mut read =
                 ParquetRecordBatchReaderBuilder::new_with_metadata(reader, self.parquet.clone())
+                    .with_projection(fixed)
                     .with_row_groups(vec![part])
                     .with_batch_size(rows.max(1))
                     .build()?;
@@ -245,7 +258,7 @@ fn panicked(panic: &(dyn Any + Send)) -> FormatError {
     FormatError::Panicked(text.unwrap_or_default())
 }
 
-fn bounded(what: &'static str, actual: i64, max: usize) -> Result<usize, FormatError> {
+pub(crate) fn bounded(what: &'static str, actual: i64, max: usize) -> Result<usize, FormatError> {
     let actual = u64::try_from(actual).or(Err(FormatError::Inconsistent("a negative size")))?;
     match usize::try_from(actual) {
         Ok(fits) if fits <= max => Ok(fits),
@@ -466,6 +479,7 @@ impl ChunkReader for GroupBytes {
 mod tests {
     use super::*;
     use crate::encode::footer_start;
+    use parquet::file::metadata::ColumnChunkMetaData;
 
     const GOLDEN: &[u8] = include_bytes!("../tests/testdata/range-v1.parquet");
 
@@ -518,6 +532,26 @@ mod tests {
         let (object, _) = golden();
         let refused = replay(object, group[..100].to_vec());
         assert!(matches!(refused, Err(FormatError::Inconsistent(_))), "{refused:?}");
+    }
+
+    /// Typed columns cannot stand in the way of records.
+    #[test]
+    fn typed_columns_are_never_decoded() {
+        let bytes: &[u8] = include_bytes!("../tests/testdata/range-v1-typed.parquet");
+        let open = || ObjectReader::open(&bytes[footer_start(bytes).unwrap()..]).unwrap();
+        let (at, length) = (open().facts.row_groups[0].start, open().facts.row_groups[0].length);
+        let index = |at: u64| usize::try_from(at).unwrap();
+        let group = bytes[index(at)..index(at + length)].to_vec();
+        let sound = replay(open(), group.clone()).unwrap();
+
+        let object = open();
+        let typed = object.parquet.metadata().row_group(0).columns().iter();
+        let typed = typed.filter(|column| column.column_path().string() == "id");
+        let (from, length) = typed.map(ColumnChunkMetaData::byte_range).next().unwrap();
+        let from = index(from - at);
+        let mut spoilt = group;
+        spoilt[from..from + index(length)].fill(0xff);
+        assert_eq!(replay(object, spoilt).unwrap(), sound);
     }
 
     #[test]

@@ -4,12 +4,14 @@ use bytes::Bytes;
 use millstream_types::{LeaderEpoch, Offset, TimestampMs};
 use millstream_wire::{Batch, crc32c};
 use parquet::arrow::ArrowWriter;
+use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 
 use crate::columns::Columns;
 use crate::error::EncodeError;
 use crate::footer::{FORMAT_VERSION, Facts, Group, Identity, RangeEnd, to_base64};
 use crate::schema;
+use crate::values::{ValueColumns, Values};
 
 /// Bytes of keys, values and headers after which a row group ends: the fewest requests and bytes
 /// for a cold read of a megabyte, as measured.
@@ -29,7 +31,11 @@ pub struct Encoder {
     group_base: Option<Offset>,
     next: Offset,
     bare_bytes: usize,
-    writer: ArrowWriter<Vec<u8>>,
+    /// What fills the typed columns, if there are to be any.
+    values: Option<Values>,
+    properties: WriterProperties,
+    /// Made with the first row group, which has its say on the columns.
+    writer: Option<ArrowWriter<Vec<u8>>>,
 }
 
 /// An object that is ready to be stored.
@@ -56,6 +62,9 @@ pub struct Summary {
     pub batches: u64,
     /// Bytes of the batches as the log holds them.
     pub log_bytes: u64,
+    /// Records of whose value something is in no typed column that it should be in: it is no JSON
+    /// object, or one that does not fit. 0 without typed columns.
+    pub unfit_values: u64,
     /// The largest timestamp that a batch's header has; -1 where none has one.
     pub max_timestamp: TimestampMs,
     /// Where the footer starts: the object's bytes from there on open it.
@@ -73,6 +82,21 @@ impl Encoder {
         Self::with_properties(identity, base, schema::properties()?)
     }
 
+    /// For a range that starts at `base`, with typed columns beside the values that are JSON
+    /// objects: those of `carried`, which the range before ended with, and what is new in this
+    /// one.
+    ///
+    /// # Errors
+    /// As [`Encoder::new`].
+    pub fn with_values(
+        identity: Identity,
+        base: Offset,
+        carried: ValueColumns,
+    ) -> Result<Self, EncodeError> {
+        let values = Some(Values::new(carried));
+        Ok(Self { values, ..Self::new(identity, base)? })
+    }
+
     /// Pages are as their decoders see them; for fuzzing alone.
     #[cfg(fuzzing)]
     pub(crate) fn uncompressed(identity: Identity, base: Offset) -> Result<Self, EncodeError> {
@@ -88,7 +112,6 @@ impl Encoder {
     ) -> Result<Self, EncodeError> {
         let index = identity.partition.0;
         let partition = i32::try_from(index).or(Err(EncodeError::Partition(index)))?;
-        let writer = schema::writer(properties)?;
         let facts = Facts {
             version: FORMAT_VERSION,
             identity,
@@ -103,9 +126,20 @@ impl Encoder {
             producers: String::new(),
             row_groups: Vec::new(),
             bare_batches: Vec::new(),
+            value_columns: Vec::new(),
+            unfit_values: 0,
         };
         let columns = Columns::new(partition);
-        Ok(Self { facts, columns, group_base: None, next: base, bare_bytes: 0, writer })
+        Ok(Self {
+            facts,
+            columns,
+            group_base: None,
+            next: base,
+            bare_bytes: 0,
+            values: None,
+            properties,
+            writer: None,
+        })
     }
 
     /// The offset that the next batch must start at.
@@ -162,23 +196,38 @@ impl Encoder {
         let Some(base) = self.group_base.take().filter(|_| !self.columns.is_empty()) else {
             return Ok(());
         };
-        let rows = self.columns.take()?;
-        self.writer.sync().map_err(parquet::errors::ParquetError::from)?;
-        let start = self.writer.inner().len();
-        self.writer.write(&rows)?;
-        self.writer.flush()?;
-        self.writer.sync().map_err(parquet::errors::ParquetError::from)?;
-        let bytes = &self.writer.inner()[start..];
+        let mut rows = self.columns.take()?;
+        if let Some(values) = &mut self.values {
+            rows = values.beside(&rows)?;
+        }
+        let mut writer = self.take_writer()?;
+        writer.sync().map_err(ParquetError::from)?;
+        let start = writer.inner().len();
+        writer.write(&rows)?;
+        writer.flush()?;
+        writer.sync().map_err(ParquetError::from)?;
+        let bytes = &writer.inner()[start..];
         self.facts.row_groups.push(Group {
             base: base.value(),
             start: start as u64,
             length: bytes.len() as u64,
             crc32c: crc32c(bytes),
         });
+        self.writer = Some(writer);
         Ok(())
     }
 
-    /// Ends the range. `end` is what the partition knew there.
+    /// The writer, made with the columns that are known by now where there is none.
+    fn take_writer(&mut self) -> Result<ArrowWriter<Vec<u8>>, ParquetError> {
+        if let Some(writer) = self.writer.take() {
+            return Ok(writer);
+        }
+        let typed = self.values.as_mut().map(Values::written).unwrap_or_default();
+        schema::writer(typed, self.properties.clone())
+    }
+
+    /// Ends the range. `end` is what the partition knew there; of its typed columns the encoder
+    /// knows more if it has any.
     ///
     /// # Errors
     /// [`EncodeError::Empty`] without a batch, and the Parquet writer's.
@@ -192,10 +241,15 @@ impl Encoder {
         let epochs = end.epochs.iter().map(|(epoch, start)| (epoch.0, start.value()));
         self.facts.epochs = epochs.collect();
         self.facts.producers = to_base64(&end.producers);
-        self.writer.append_key_value_metadata(self.facts.to_key_value()?);
-        self.writer.finish()?;
-        self.writer.sync().map_err(parquet::errors::ParquetError::from)?;
-        let bytes = Bytes::from(std::mem::take(self.writer.inner_mut()));
+        // The next range with typed columns goes on from these, whether or not this one has any.
+        let known = self.values.as_ref().map_or(&end.value_columns, Values::known);
+        self.facts.value_columns = known.as_slice().to_vec();
+        self.facts.unfit_values = self.values.as_ref().map_or(0, Values::unfit);
+        let mut writer = self.take_writer()?;
+        writer.append_key_value_metadata(self.facts.to_key_value()?);
+        writer.finish()?;
+        writer.sync().map_err(ParquetError::from)?;
+        let bytes = Bytes::from(std::mem::take(writer.inner_mut()));
         let footer_start = footer_start(&bytes).ok_or(EncodeError::Empty)?;
         let summary = Summary {
             base: Offset::new(base).unwrap_or(Offset::ZERO),
@@ -204,6 +258,7 @@ impl Encoder {
             records: self.facts.records,
             batches: self.facts.batches,
             log_bytes: self.facts.log_bytes,
+            unfit_values: self.facts.unfit_values,
             max_timestamp: self.facts.max_timestamp(),
             footer_start: footer_start as u64,
             footer_crc32c: crc32c(&bytes[footer_start..]),

@@ -9,6 +9,7 @@ use parquet::file::metadata::KeyValue;
 use serde::{Deserialize, Serialize};
 
 use crate::error::FormatError;
+use crate::values::{ValueColumn, ValueColumns};
 
 /// The version that this build writes, and the newest that it reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -39,6 +40,8 @@ pub struct RangeEnd {
     pub epochs: Vec<(LeaderEpoch, Offset)>,
     /// The state of the partition's producers at the range's end, as a segment's footer has it.
     pub producers: Bytes,
+    /// The typed columns that are known, for the next range to begin with.
+    pub value_columns: ValueColumns,
 }
 
 /// A row group's place in the object.
@@ -73,6 +76,12 @@ pub(crate) struct Facts {
     pub(crate) row_groups: Vec<Group>,
     /// Batches without rows, whole, base64: control batches and empty ones.
     pub(crate) bare_batches: Vec<String>,
+    /// The typed columns that are known; the object may lack the last of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) value_columns: Vec<ValueColumn>,
+    /// Records of whose value something is in no column that it should be in.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) unfit_values: u64,
 }
 
 impl Facts {
@@ -116,7 +125,9 @@ impl Facts {
             let start = Offset::new(*start).ok_or(FormatError::Inconsistent("negative offset"))?;
             epochs.push((LeaderEpoch(*epoch), start));
         }
-        Ok(RangeEnd { epochs, producers: from_base64(&self.producers)? })
+        let value_columns = ValueColumns::new(self.value_columns.clone())
+            .ok_or(FormatError::Inconsistent("typed columns that no archive has"))?;
+        Ok(RangeEnd { epochs, producers: from_base64(&self.producers)?, value_columns })
     }
 
     pub(crate) fn bare(&self) -> Result<Vec<Batch>, FormatError> {
@@ -127,6 +138,11 @@ impl Facts {
     pub(crate) const fn max_timestamp(&self) -> TimestampMs {
         TimestampMs(self.max_timestamp_ms)
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde takes")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[derive(Deserialize)]

@@ -21,12 +21,14 @@ mod faults;
 mod footer;
 #[cfg(fuzzing)]
 mod fuzz;
+mod json;
 mod manifest;
 mod pages;
 mod reader;
 mod schema;
 mod store;
 mod topics;
+mod values;
 
 pub use archive::{ArchiveError, PartitionArchive, Replayed, Verified};
 pub use cache::ReadCache;
@@ -40,3 +42,4 @@ pub use manifest::{Digest, Entry, Head, MANIFEST_VERSION, ManifestError};
 pub use reader::{ArchiveReader, Sizes};
 pub use store::{Created, Listed, Store, StoreCounters, StoreError};
 pub use topics::{ArchivedPartition, ArchivedTopic, CONFIG_VERSION, ConfigMap, TopicError};
+pub use values::{VALUE_COLUMNS_MAX, VALUE_KEY_BYTES_MAX, ValueColumn, ValueColumns, ValueType};

@@ -9,6 +9,7 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 
 use millstream_types::limits::{BATCH_DECOMPRESSED_BYTES_MAX, RECORD_HEADERS_MAX};
+use parquet::arrow::ProjectionMask;
 use parquet::basic::Type;
 use parquet::column::page::{Page, PageReader as _};
 use parquet::column::reader::ColumnReaderImpl;
@@ -18,7 +19,7 @@ use parquet::file::reader::ChunkReader;
 use parquet::file::serialized_reader::SerializedPageReader;
 
 use crate::columns::HEADER_BYTES;
-use crate::decode::GROUP_BYTES_MAX;
+use crate::decode::{GROUP_BYTES_MAX, bounded};
 use crate::encode::ROW_GROUP_BYTES;
 use crate::error::FormatError;
 
@@ -56,14 +57,16 @@ pub(crate) struct Repeated {
     asked: Asked,
 }
 
-/// Holds the pages of a row group of `rows` rows to what any archive of ours can hold. `bytes` are
-/// the row group's, and start at `start` in the object. Returns the columns that [`measure`] is to
+/// Holds the pages of a row group of `rows` rows to what any archive of ours can hold, in the
+/// columns of `read`: nobody decodes the others. `bytes` are the row group's, and start at `start`
+/// in the object. Returns the columns that [`measure`] is to
 /// look at, since their dictionaries' entries may be repeated to more than that.
 ///
 /// # Errors
 /// [`FormatError::TooLarge`], and [`FormatError::Inconsistent`] for pages that cannot be read.
 pub(crate) fn check(
     about: &RowGroupMetaData,
+    read: &ProjectionMask,
     rows: usize,
     start: u64,
     bytes: &[u8],
@@ -71,7 +74,9 @@ pub(crate) fn check(
     let headers = rows.saturating_mul(RECORD_HEADERS_MAX).min(GROUP_HEADERS_MAX);
     let mut group = Asked::default();
     let mut repeated = Vec::new();
-    for (index, column) in about.columns().iter().enumerate() {
+    let columns = about.columns().iter().enumerate();
+    for (index, column) in columns.filter(|(index, _)| read.leaf_included(*index)) {
+        bounded("bytes of a column", column.uncompressed_size(), GROUP_BYTES_MAX)?;
         let pages = within(column, start, bytes)
             .ok_or(FormatError::Inconsistent("a column outside of its row group"))?;
         let asked =
@@ -333,7 +338,7 @@ mod tests {
             assert!(file.len() < 2 * value_bytes, "one value, and little more");
             let read = SerializedFileReader::new(file.clone()).unwrap();
             let about = read.metadata().row_group(0);
-            let repeated = check(about, rows, 0, &file).unwrap();
+            let repeated = check(about, &ProjectionMask::all(), rows, 0, &file).unwrap();
             assert_eq!(repeated.is_empty(), !too_large);
             for one in repeated {
                 let refused = measure(file.clone(), about.column(one.column), rows, one);

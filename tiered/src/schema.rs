@@ -11,6 +11,8 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
+use crate::values::{ValueColumn, column_name, data_type};
+
 /// Bytes of a page before compression, about: what a reader of a time range has to decompress.
 const PAGE_BYTES: usize = 256 * 1024;
 const ZSTD_LEVEL: i32 = 1;
@@ -31,6 +33,28 @@ pub(crate) const BATCH_ATTRIBUTES: &str = "batch_attributes";
 pub(crate) const BATCH_BASE_TIMESTAMP: &str = "batch_base_timestamp_ms";
 pub(crate) const BATCH_MAX_TIMESTAMP: &str = "batch_max_timestamp_ms";
 
+/// The columns that every object has; what else it has is for queries alone.
+pub(crate) const FIXED: [&str; 15] = [
+    PARTITION,
+    OFFSET,
+    TIMESTAMP,
+    KEY,
+    VALUE,
+    HEADERS,
+    LEADER_EPOCH,
+    PRODUCER_ID,
+    PRODUCER_EPOCH,
+    BATCH_SEQUENCE,
+    BATCH_OFFSET,
+    BATCH_LAST_DELTA,
+    BATCH_ATTRIBUTES,
+    BATCH_BASE_TIMESTAMP,
+    BATCH_MAX_TIMESTAMP,
+];
+
+/// The field id of the first typed column.
+const VALUE_FIELD_ID: i32 = 1000;
+
 /// The timestamp column's type.
 pub(crate) fn timestamp_type() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")))
@@ -50,10 +74,10 @@ pub(crate) fn header_element() -> Arc<Field> {
     Arc::new(field("element", DataType::Struct(header_fields()), false, 7))
 }
 
-/// All columns, in the order in which they are written. A view is Arrow's way to have bytes where
-/// they are; in Parquet it is binary like any other.
-pub(crate) fn schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![
+/// All columns, in the order in which they are written; `values` are the typed ones. A view is
+/// Arrow's way to have bytes where they are; in Parquet it is binary like any other.
+pub(crate) fn schema(values: &[ValueColumn]) -> SchemaRef {
+    let mut fields = vec![
         field(PARTITION, DataType::Int32, false, 1),
         field(OFFSET, DataType::Int64, false, 2),
         field(TIMESTAMP, timestamp_type(), true, 3),
@@ -69,7 +93,12 @@ pub(crate) fn schema() -> SchemaRef {
         field(BATCH_ATTRIBUTES, DataType::Int32, false, 17),
         field(BATCH_BASE_TIMESTAMP, DataType::Int64, true, 18),
         field(BATCH_MAX_TIMESTAMP, DataType::Int64, true, 19),
-    ]))
+    ];
+    let typed = values.iter().zip(VALUE_FIELD_ID..);
+    fields.extend(typed.map(|(column, id)| {
+        field(&column_name(&column.key), data_type(column.value_type), true, id)
+    }));
+    Arc::new(Schema::new(fields))
 }
 
 fn field(name: &str, data_type: DataType, nullable: bool, id: i32) -> Field {
@@ -98,10 +127,25 @@ pub(crate) fn properties() -> Result<WriterProperties, ParquetError> {
     Ok(properties.build())
 }
 
-/// Writes rows of these columns into memory.
-pub(crate) fn writer(properties: WriterProperties) -> Result<ArrowWriter<Vec<u8>>, ParquetError> {
+/// Writes rows of these columns into memory; `values` are the typed ones.
+pub(crate) fn writer(
+    values: &[ValueColumn],
+    properties: WriterProperties,
+) -> Result<ArrowWriter<Vec<u8>>, ParquetError> {
     // Readers that are not Arrow's should not find its schema, and no reader needs it.
     let options =
         ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
-    ArrowWriter::try_new_with_options(Vec::new(), schema(), options)
+    ArrowWriter::try_new_with_options(Vec::new(), schema(values), options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_columns_of_every_object_are_all_named() {
+        let schema = schema(&[]);
+        let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        assert_eq!(names, FIXED);
+    }
 }

@@ -22,6 +22,7 @@ fn end_at(offset: i64) -> RangeEnd {
     RangeEnd {
         epochs: vec![(LeaderEpoch(0), Offset::ZERO), (LeaderEpoch(3), Offset::new(1).unwrap())],
         producers: Bytes::from(format!("producers at {offset}")),
+        ..RangeEnd::default()
     }
 }
 

@@ -1,5 +1,6 @@
 //! An analyst reads the archive with nothing of ours.
 
+use std::path::Path;
 use std::process::Command;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::python;
 use crate::sample::{Plan, batches, identity};
+use crate::values;
 
 /// What was archived of one partition.
 #[derive(Default)]
@@ -57,6 +59,15 @@ async fn archive(store: &Store, partition: u32) -> Sums {
     sums
 }
 
+/// What the script says of an archive in `dir`.
+fn analyse(python: &Path, dir: &Path, more: &[&str]) -> Value {
+    let glob = format!("{}/topics/flights.*/*/*.parquet", dir.display());
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/archive/analyst.py");
+    let output = Command::new(python).arg(script).arg(glob).args(more).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
 #[tokio::test]
 async fn duckdb_pyarrow_and_polars_agree_with_what_was_archived() {
     let packages = ["duckdb==1.5.5", "pyarrow", "polars"];
@@ -74,11 +85,7 @@ async fn duckdb_pyarrow_and_polars_agree_with_what_was_archived() {
             "newest_ms": sums.newest_ms, "headers": sums.headers,
         }));
     }
-    let glob = format!("{}/topics/flights.*/*/*.parquet", dir.path().display());
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/archive/analyst.py");
-    let output = Command::new(python).arg(script).arg(glob).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let found = analyse(&python, dir.path(), &[]);
     assert_eq!(found["duckdb"], json!(expected));
     let few: Vec<Value> = expected
         .iter()
@@ -91,6 +98,35 @@ async fn duckdb_pyarrow_and_polars_agree_with_what_was_archived() {
     assert_eq!(found["pyarrow"], json!(few));
     assert_eq!(found["polars"], json!(few));
     let ids = [("partition", 1), ("offset", 2), ("headers", 6), ("batch_max_timestamp_ms", 19)];
+    for (name, id) in ids {
+        assert_eq!(found["field_ids"][name], json!(id), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn typed_columns_are_read_where_later_objects_have_more() {
+    let packages = ["duckdb==1.5.5", "pyarrow", "polars"];
+    let Some(python) = python::with("analytics", &packages) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::directory(dir.path()).unwrap();
+    let mut archive = PartitionArchive::open(store, identity(), None).await.unwrap();
+    for (attempt, range) in values::ranges().iter().enumerate() {
+        let carried = archive.range_end().await.unwrap().unwrap_or_default().value_columns;
+        let object = values::encode(range, carried);
+        archive.append(LeaderEpoch(1), &object, attempt as u128).await.unwrap();
+    }
+    let found = analyse(&python, dir.path(), &["typed"]);
+    assert_eq!(
+        found["duckdb"],
+        json!({
+            "count": 8, "ids": 15, "prices": 2, "price": 10.0, "carriers": 3, "offsets": 1,
+            "id_type": "BIGINT", "price_type": "DOUBLE",
+        })
+    );
+    let few = json!({ "count": 8, "ids": 15, "prices": 2, "price": 10.0 });
+    assert_eq!(found["pyarrow"], few);
+    assert_eq!(found["polars"], few);
+    let ids = [("id", 1000), ("carrier", 1001), ("json_offset", 1002), ("price", 1003)];
     for (name, id) in ids {
         assert_eq!(found["field_ids"][name], json!(id), "{name}");
     }

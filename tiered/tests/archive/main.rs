@@ -7,3 +7,4 @@ mod python;
 mod replay;
 mod sample;
 mod stores;
+mod values;

@@ -7,7 +7,7 @@ use millstream_types::{LeaderEpoch, Offset, TimestampMs};
 use millstream_wire::{Attributes, Batch, Codec};
 use proptest::prelude::*;
 
-fn encode(batches: &[Batch], end: &RangeEnd) -> EncodedObject {
+pub(crate) fn encode(batches: &[Batch], end: &RangeEnd) -> EncodedObject {
     let base = batches[0].header().base_offset;
     let mut encoder = Encoder::new(identity(), base).unwrap();
     for batch in batches {
@@ -16,7 +16,7 @@ fn encode(batches: &[Batch], end: &RangeEnd) -> EncodedObject {
     encoder.finish(end).unwrap()
 }
 
-fn open(object: &EncodedObject) -> ObjectReader {
+pub(crate) fn open(object: &EncodedObject) -> ObjectReader {
     let start = usize::try_from(object.summary.footer_start).unwrap();
     ObjectReader::open(&object.bytes[start..]).unwrap()
 }
@@ -27,7 +27,7 @@ fn part(object: &EncodedObject, reader: &ObjectReader, part: usize) -> Bytes {
     object.bytes.slice(span)
 }
 
-fn replay(object: &EncodedObject) -> Vec<Batch> {
+pub(crate) fn replay(object: &EncodedObject) -> Vec<Batch> {
     let reader = open(object);
     let parts = 0..reader.parts();
     let read = parts.flat_map(|at| reader.replay(at, part(object, &reader, at)).unwrap());
@@ -35,7 +35,7 @@ fn replay(object: &EncodedObject) -> Vec<Batch> {
 }
 
 /// All that a consumer or a restored broker can see of a batch.
-fn assert_same(replayed: &Batch, original: &Batch) {
+pub(crate) fn assert_same(replayed: &Batch, original: &Batch) {
     let (new, old) = (replayed.header(), original.header());
     let flags = |attributes: Attributes| attributes.with_codec(Codec::None);
     assert_eq!(flags(new.attributes), flags(old.attributes));
@@ -137,6 +137,7 @@ fn what_the_partition_knew_comes_back() {
     let end = RangeEnd {
         epochs: vec![(LeaderEpoch(1), Offset::ZERO), (LeaderEpoch(4), Offset::ZERO.plus(12))],
         producers: Bytes::from_static(b"\x00producers"),
+        ..RangeEnd::default()
     };
     let object = encode(&batches(0, &[Plan::plain(20)]), &end);
     let reader = open(&object);

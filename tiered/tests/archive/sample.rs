@@ -213,5 +213,6 @@ pub(crate) fn golden_end() -> RangeEnd {
     RangeEnd {
         epochs: vec![(LeaderEpoch(1), Offset::ZERO), (LeaderEpoch(2), Offset::ZERO.plus(33))],
         producers: Bytes::from_static(b"producers' state"),
+        ..RangeEnd::default()
     }
 }
