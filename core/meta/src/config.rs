@@ -57,12 +57,24 @@ words!(
     }
 );
 
+words!(
+    /// What an archive reads into the values of records.
+    ValueFormat {
+        /// Nothing.
+        None = "none",
+        /// JSON objects, whose keys become typed columns.
+        Json = "json",
+    }
+);
+
 /// A topic's configs, defaults filled in. Names, meanings and ranges are in
 /// [`crate::CONFIG_TABLE`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TopicConfig {
     /// `archive.lag.max.ms`.
     pub archive_lag_max_ms: u64,
+    /// `archive.value.format`.
+    pub archive_value_format: ValueFormat,
     /// `cleanup.policy`.
     pub cleanup_policy: CleanupPolicy,
     /// `compression.type`.
@@ -194,6 +206,7 @@ impl Default for TopicConfig {
         // defaults parse.
         let mut config = Self {
             archive_lag_max_ms: 0,
+            archive_value_format: ValueFormat::None,
             cleanup_policy: CleanupPolicy::Delete,
             compression_type: CompressionType::Producer,
             durability: Durability::Fsync,

@@ -6,7 +6,7 @@ use millstream_types::limits::{
 };
 
 use crate::config::{
-    CleanupPolicy, CompressionType, Durability, Limit, TimestampType, TopicConfig,
+    CleanupPolicy, CompressionType, Durability, Limit, TimestampType, TopicConfig, ValueFormat,
 };
 
 /// One topic config.
@@ -90,6 +90,24 @@ pub static CONFIG_TABLE: &[ConfigDefinition] = &[
             |c| signed(c.archive_lag_max_ms),
             |c, value| {
                 c.archive_lag_max_ms = unsigned(value);
+            },
+        ),
+    },
+    ConfigDefinition {
+        name: "archive.value.format",
+        kind: ConfigKind::Choice { accepted: &["none", "json"], unsupported: &[] },
+        default: "none",
+        doc: "What the archive makes of values: `json` adds typed columns for the keys of values \
+              that are JSON objects, beside the raw values, which stay as they are. Columns and \
+              their types are inferred, and then only added to. Only for \
+              remote.storage.enable=true.",
+        access: Access::Choice(
+            |c| c.archive_value_format.as_str(),
+            |c, value| {
+                c.archive_value_format = match value {
+                    "json" => ValueFormat::Json,
+                    _ => ValueFormat::None,
+                };
             },
         ),
     },

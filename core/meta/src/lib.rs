@@ -25,6 +25,7 @@ pub use archive::{
 pub use command::{Command, CommandBody, CommandId, Endpoint};
 pub use config::{
     CleanupPolicy, CompressionType, ConfigError, Durability, Limit, TimestampType, TopicConfig,
+    ValueFormat,
 };
 pub use config_table::{CONFIG_TABLE, ConfigDefinition, ConfigKind, ConfigUnit, definition};
 pub use error::MetaError;
