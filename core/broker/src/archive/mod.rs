@@ -60,6 +60,8 @@ struct Counters {
     failures: AtomicU64,
     removed: AtomicU64,
     read_bytes: AtomicU64,
+    /// Records of whose value something is in no typed column that it should be in.
+    unfit_values: AtomicU64,
 }
 
 /// Everything that the archive's parts share.
@@ -247,6 +249,7 @@ impl Archives {
             ("archive_failures_total", &counters.failures),
             ("archive_objects_removed_total", &counters.removed),
             ("archive_read_bytes_total", &counters.read_bytes),
+            ("archive_unfit_values_total", &counters.unfit_values),
         ]
         .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
         .to_vec()

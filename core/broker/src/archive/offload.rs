@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use millstream_env::clock::Monotonic;
 use millstream_log::{Cursor, EpochStart, ReadPlan};
-use millstream_meta::{Command, CommandBody, CommandId, MetaState, MovedHead, Topic};
+use millstream_meta::{Command, CommandBody, CommandId, MetaState, MovedHead, Topic, ValueFormat};
 use millstream_partition::Partition;
 use millstream_replica::ProducerTable;
 use millstream_service::ServiceError;
@@ -247,9 +247,11 @@ impl Archives {
         let before = archive.range_end().await?.unwrap_or_default();
         let archived = archive.head().map(|head| head.end);
         let Some(range) = range(handle, archived)? else { return Ok(false) };
+        let topic = self.quorum.state().topic(slot.id().topic).cloned();
+        let format = topic.map_or(ValueFormat::None, |topic| topic.config.archive_value_format);
         let (handle_, identity) = (Arc::clone(handle), slot.identity().clone());
         let (bytes_max, now) = (self.config.range_bytes_max, self.clock.wall());
-        let encoding = move || encode(&handle_, identity, &range, &before, bytes_max, now);
+        let encoding = move || encode(&handle_, identity, &range, &before, format, bytes_max, now);
         let encoded = tokio::task::spawn_blocking(encoding).await;
         let encoded = encoded.map_err(|error| {
             ServiceError::new(ErrorCode::Internal, format!("encoding ended: {error}"))
@@ -262,6 +264,7 @@ impl Archives {
         self.counters.ranges.fetch_add(1, Ordering::Relaxed);
         self.counters.log_bytes.fetch_add(log, Ordering::Relaxed);
         self.counters.object_bytes.fetch_add(object, Ordering::Relaxed);
+        self.counters.unfit_values.fetch_add(encoded.summary.unfit_values, Ordering::Relaxed);
         tracing::debug!(partition = %slot.id(), end = head.end, log, object, "a range is archived");
         Ok(true)
     }
@@ -320,6 +323,7 @@ fn encode(
     identity: Identity,
     range: &std::ops::Range<Offset>,
     before: &RangeEnd,
+    format: ValueFormat,
     bytes_max: u64,
     now: TimestampMs,
 ) -> Result<EncodedObject, OffloadError> {
@@ -332,7 +336,11 @@ fn encode(
     }
     let expired = now.0.saturating_sub_unsigned(PRODUCER_EXPIRATION_MS);
     producers.expire(TimestampMs(expired));
-    let mut encoder = Encoder::new(identity, range.start)?;
+    let value_columns = before.value_columns.clone();
+    let mut encoder = match format {
+        ValueFormat::None => Encoder::new(identity, range.start)?,
+        ValueFormat::Json => Encoder::with_values(identity, range.start, value_columns.clone())?,
+    };
     let mut at = Cursor::from(range.start);
     while encoder.next_offset() < range.end && !is_whole(&encoder, bytes_max) {
         let (pieces, next) = load(handle, at)?;
@@ -358,7 +366,7 @@ fn encode(
     let log_epochs = handle.with(|partition| partition.log().epochs().starts().to_vec())?;
     let producers = producers.to_snapshot().into();
     let epochs = join_epochs(&before.epochs, &log_epochs, end);
-    Ok(encoder.finish(&RangeEnd { epochs, producers })?)
+    Ok(encoder.finish(&RangeEnd { epochs, producers, value_columns })?)
 }
 
 /// Whether a range should end before its next batch.
