@@ -33,14 +33,14 @@ impl<'a> Iterator for Fields<'a> {
     type Item = (&'a str, &'a str);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let key = self.take()?;
-        Some((key, self.take()?))
+        let key = self.token()?;
+        Some((key, self.token()?))
     }
 }
 
 impl<'a> Fields<'a> {
     /// The next key or value.
-    fn take(&mut self) -> Option<&'a str> {
+    fn token(&mut self) -> Option<&'a str> {
         let between = |c: char| is_space(c) || c == ',' || c == ':';
         let text = self.0.trim_start_matches(between);
         let (token, rest) = text.split_at_checked(length(text.as_bytes()))?;
