@@ -59,8 +59,8 @@ pub(crate) struct Repeated {
 
 /// Holds the pages of a row group of `rows` rows to what any archive of ours can hold, in the
 /// columns of `read`: nobody decodes the others. `bytes` are the row group's, and start at `start`
-/// in the object. Returns the columns that [`measure`] is to
-/// look at, since their dictionaries' entries may be repeated to more than that.
+/// in the object. Returns the columns that [`measure`] is to look at, since their dictionaries'
+/// entries may be repeated to more than that.
 ///
 /// # Errors
 /// [`FormatError::TooLarge`], and [`FormatError::Inconsistent`] for pages that cannot be read.
