@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millstream_env::clock::Monotonic;
-use millstream_log::{Cursor, EpochStart, ReadPlan};
+use millstream_log::{Cursor, ReadPlan};
 use millstream_meta::{Command, CommandBody, CommandId, MetaState, MovedHead, Topic, ValueFormat};
-use millstream_partition::Partition;
-use millstream_replica::ProducerTable;
+use millstream_partition::{Partition, RangeState};
 use millstream_service::ServiceError;
 use millstream_tiered::{
     ArchiveError, EncodeError, EncodedObject, Encoder, Head, Identity, PartitionArchive, RangeEnd,
@@ -327,15 +326,12 @@ fn encode(
     bytes_max: u64,
     now: TimestampMs,
 ) -> Result<EncodedObject, OffloadError> {
-    let mut producers = ProducerTable::default();
-    if !before.producers.is_empty() {
-        producers = ProducerTable::from_snapshot(&before.producers).map_err(|error| {
-            let message = format!("the producers' state in the archive: {error}");
-            ServiceError::new(ErrorCode::Internal, message)
-        })?;
-    }
-    let expired = now.0.saturating_sub_unsigned(PRODUCER_EXPIRATION_MS);
-    producers.expire(TimestampMs(expired));
+    let resumed = RangeState::resume(&before.epochs, &before.producers);
+    let mut state = resumed.map_err(|error| {
+        let message = format!("the producers' state in the archive: {error}");
+        ServiceError::new(ErrorCode::Internal, message)
+    })?;
+    state.expire_producers(TimestampMs(now.0.saturating_sub_unsigned(PRODUCER_EXPIRATION_MS)));
     let value_columns = before.value_columns.clone();
     let mut encoder = match format {
         ValueFormat::None => Encoder::new(identity, range.start)?,
@@ -356,16 +352,13 @@ fn encode(
                 if batch.header().next_offset() > range.end {
                     break;
                 }
-                producers.stored(batch.header(), now);
+                state.stored(batch.header(), now);
                 encoder.push(&batch)?;
             }
         }
         at = next;
     }
-    let end = encoder.next_offset();
-    let log_epochs = handle.with(|partition| partition.log().epochs().starts().to_vec())?;
-    let producers = producers.to_snapshot().into();
-    let epochs = join_epochs(&before.epochs, &log_epochs, end);
+    let (epochs, producers) = (state.epochs().to_vec(), state.producers());
     Ok(encoder.finish(&RangeEnd { epochs, producers, value_columns })?)
 }
 
@@ -389,20 +382,6 @@ fn load(handle: &PartitionHandle, at: Cursor) -> Result<(Vec<Bytes>, Cursor), Of
     }
 }
 
-/// The epochs up to a range's end: those of the archive, and the log's that are newer.
-fn join_epochs(
-    archived: &[(LeaderEpoch, Offset)],
-    log: &[EpochStart],
-    end: Offset,
-) -> Vec<(LeaderEpoch, Offset)> {
-    let newest = archived.last().map(|(epoch, _)| *epoch);
-    let newer = log
-        .iter()
-        .filter(|start| newest.is_none_or(|newest| start.epoch > newest) && start.start < end)
-        .map(|start| (start.epoch, start.start));
-    archived.iter().copied().chain(newer).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -413,18 +392,5 @@ mod tests {
         assert!(!is_due(second, 99, 100, minute));
         assert!(is_due(second, 100, 100, minute));
         assert!(is_due(minute, 1, 100, minute));
-    }
-
-    #[test]
-    fn epochs_go_on_where_the_archive_ends() {
-        let at = |value| Offset::new(value).unwrap();
-        let archived = [(LeaderEpoch(1), at(0)), (LeaderEpoch(3), at(50))];
-        // The log's own start of epoch 3 is where retention cut it.
-        let log = [(3, 70), (4, 80), (7, 100)]
-            .map(|(epoch, start)| EpochStart { epoch: LeaderEpoch(epoch), start: at(start) });
-        let joined = join_epochs(&archived, &log, at(100));
-        let expected =
-            [(LeaderEpoch(1), at(0)), (LeaderEpoch(3), at(50)), (LeaderEpoch(4), at(80))];
-        assert_eq!(joined, expected);
     }
 }
