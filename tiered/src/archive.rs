@@ -30,8 +30,8 @@ const FOOTER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const OBJECT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// The most objects of one partition.
 const LISTED_MAX: usize = 1_000_000;
-/// Footers kept ready for reading.
-const FOOTERS_KEPT: std::num::NonZeroUsize = match std::num::NonZeroUsize::new(64) {
+/// Footers kept, of each partition: that of the newest range, which the next goes on from.
+const FOOTERS_KEPT: std::num::NonZeroUsize = match std::num::NonZeroUsize::new(2) {
     Some(count) => count,
     None => std::num::NonZeroUsize::MIN,
 };
@@ -364,12 +364,19 @@ impl PartitionArchive {
         now: TimestampMs,
         grace_ms: u64,
     ) -> Result<usize, ArchiveError> {
+        let ours = self.chain.head().map(|head| head.leader_epoch);
+        let listed = self.store.list(&self.folder, LISTED_MAX).await?;
+        // Only now: what another leadership named by then is named here, too, and what it names
+        // from now on was not listed.
+        self.catch_up().await?;
+        if self.chain.head().map(|head| head.leader_epoch) != ours {
+            return Ok(0);
+        }
         let named: BTreeMap<&str, ()> =
             self.entries().map(|entry| (entry.object.as_str(), ())).collect();
         let start = self.chain.head().map_or(0, |head| head.start);
         let prefix = format!("{}/", self.folder);
         let mut removable = Vec::new();
-        let listed = self.store.list(&self.folder, LISTED_MAX).await?;
         let mut given_up = BTreeMap::new();
         for object in listed {
             let Some(name) = object.key.strip_prefix(&prefix) else { continue };

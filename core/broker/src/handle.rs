@@ -23,6 +23,8 @@ use crate::produce::in_doubt;
 
 /// How often a sync that nobody tells of is looked for.
 const SYNC_LOOK: Duration = Duration::from_millis(20);
+/// How often at most.
+const SYNC_LOOKS: usize = 250;
 /// Records of an uncompressed batch that are checked on the network's thread.
 const RECORDS_CHECKED_INLINE: u32 = 16 * 1024;
 
@@ -230,7 +232,15 @@ impl PartitionHandle {
             partition.positions().written
         })?;
         let synced = || self.with(|partition| partition.log().durable_end() >= end);
-        while !synced()? {
+        for _ in 0..SYNC_LOOKS {
+            if synced()? {
+                return Ok(());
+            }
+            // One that was under way has not taken what came since.
+            let again = self.with_open(|partition| partition.sync(self.clock.wall()))?;
+            if let Err(error) = again {
+                self.note(&error);
+            }
             let waited = tokio::time::timeout(SYNC_LOOK, progress.changed()).await;
             if let Ok(Err(_closed)) = waited {
                 break;
@@ -239,6 +249,7 @@ impl PartitionHandle {
                 return Err(error.clone());
             }
         }
+        // What is not synced by now is archived another time.
         Ok(())
     }
 

@@ -30,6 +30,11 @@ impl Ids {
         Ok(bytes)
     }
 
+    /// Gives up what is left of the current block: ids below it may have come into use.
+    pub(crate) async fn forget_block(&self) {
+        *self.block.lock().await = 0..0;
+    }
+
     /// A producer id that nobody had before. A block left unfinished at a restart is not used up.
     pub(crate) async fn producer(
         &self,

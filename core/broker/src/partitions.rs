@@ -4,15 +4,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use millstream_env::clock::Clock;
 use millstream_env::disk::Disk;
-use millstream_log::{Beginning, Context, LogConfig, LogShared};
+use millstream_log::{Beginning, Begins, Context, LogConfig, LogShared, PartitionLog};
 use millstream_meta::{ArchiveHead, MetaState, Topic, TopicChange, TopicConfig};
 use millstream_partition::{Partition, PartitionConfig, RecoverError, TimestampPolicy};
 use millstream_replica::{Durability, ReplicaConfig};
 use millstream_service::ServiceError;
-use millstream_types::{BrokerId, ErrorCode, PartitionIndex, TopicId, TopicPartition};
+use millstream_types::{BrokerId, ErrorCode, Offset, PartitionIndex, TopicId, TopicPartition};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
@@ -22,6 +23,8 @@ use crate::handle::{CompletionRelay, PartitionHandle};
 
 /// Where topics' data lies below the data directory.
 const TOPICS_DIR: &str = "topics";
+/// How long the opening of a partition waits for the archive before it is put off.
+const BEGINNING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Kafka's `producer.id.expiration.ms`.
 pub(crate) const PRODUCER_EXPIRATION_MS: u64 = 24 * 60 * 60 * 1000;
 
@@ -108,31 +111,24 @@ impl Partitions {
         }
     }
 
-    /// Opens the partitions again that wait for the archive to say where they begin.
-    pub(crate) async fn reopen_waiting(self: &Arc<Self>, state: &Arc<MetaState>) {
-        let waiting: Vec<TopicPartition> = self
-            .all()
-            .iter()
-            .filter(|handle| handle.is_waiting())
-            .map(|handle| handle.id())
-            .collect();
-        // Held so that a deletion cannot come between.
-        let reflected = self.reflected.lock().await;
-        for id in waiting {
-            let Some(topic) = state.topic(id.topic).filter(|_| reflected.topic(id.topic).is_some())
-            else {
-                continue;
-            };
-            let (this, topic) = (Arc::clone(self), Arc::clone(topic));
+    /// Opens the partitions again that wait for the archive to say where they begin, until one
+    /// still waits.
+    pub(crate) async fn reopen_waiting(self: &Arc<Self>) {
+        let waiting = self.all().into_iter().filter(|handle| handle.is_waiting());
+        for id in waiting.map(|handle| handle.id()).collect::<Vec<_>>() {
+            // Held so that neither a deletion nor a change can come between.
+            let reflected = self.reflected.lock().await;
+            let Some(topic) = reflected.topic(id.topic).map(Arc::clone) else { continue };
+            let this = Arc::clone(self);
             let opened =
                 tokio::task::spawn_blocking(move || this.open_one(&topic, id.partition)).await;
-            if let Ok((id, handle)) = opened {
-                if !handle.is_waiting() {
-                    tracing::info!(partition = %id, "the archive answered; the partition is open");
-                }
-                let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-                open.insert(id, handle);
+            let Ok((id, handle)) = opened else { return };
+            if handle.is_waiting() {
+                return;
             }
+            handle.settled().await;
+            tracing::info!(partition = %id, "the archive answered; the partition is open");
+            self.open.write().unwrap_or_else(PoisonError::into_inner).insert(id, handle);
         }
     }
 
@@ -219,42 +215,51 @@ impl Partitions {
     }
 
     /// Opens a partition's log; one that goes on where the archive ends, from what the archive
-    /// knows there.
+    /// knows there. It is opened once: a torn tail that an opening has cut must not be cut again.
     fn open_archived(
         &self,
         topic: &Topic,
         id: TopicPartition,
         relay: &Arc<CompletionRelay>,
     ) -> Result<Partition, ServiceError> {
-        let damaged =
-            |error: RecoverError| ServiceError::new(ErrorCode::StorageFenced, error.to_string());
+        let fenced = |error: &dyn std::fmt::Display| {
+            ServiceError::new(ErrorCode::StorageFenced, error.to_string())
+        };
         let state = self.config.archives.state();
-        let head = state.archive_head(id.topic, id.partition);
-        let opened = self.open_log(topic, id, None, relay);
-        let Some(head) = head else { return opened.map_err(damaged) };
-        // The first batch after a restore, torn by a power cut, reads as damage.
-        let at = match &opened {
-            Ok(partition) if partition.log().segment_count() == 0 => None,
-            Ok(partition) if !partition.log().needs_beginning() => {
-                return with_archive(opened.map_err(damaged)?, head);
-            }
-            Ok(partition) => Some(partition.log().start()),
-            Err(RecoverError::Log(millstream_log::OpenError::Corrupt(_))) => None,
-            Err(_) => return opened.map_err(damaged),
+        let Some(head) = state.archive_head(id.topic, id.partition) else {
+            return self.open_log(topic, id, None, relay).map_err(|error| fenced(&error));
+        };
+        let begins = PartitionLog::begins(&self.context(topic, id, relay));
+        let at = match begins.map_err(|error| fenced(&error))? {
+            Begins::Known => None,
+            Begins::Nowhere => Some(head.end),
+            Begins::Unknown(at) => Some(at),
+        };
+        let beginning = match at {
+            Some(at) => self.beginning(topic, id, at)?,
+            None => None,
+        };
+        let opened = self.open_log(topic, id, beginning.as_ref(), relay);
+        with_archive(opened.map_err(|error| fenced(&error))?, head)
+    }
+
+    /// What the archive knows of a partition at `at`. Blocks, for a while.
+    fn beginning(
+        &self,
+        topic: &Topic,
+        id: TopicPartition,
+        at: Offset,
+    ) -> Result<Option<Beginning>, ServiceError> {
+        let unavailable = |reason: String| {
+            let message = format!("where the partition begins is in the archive: {reason}");
+            ServiceError::new(ErrorCode::Unavailable, message)
         };
         let asked = self.config.archives.beginning(topic, id, at);
-        let beginning = self.config.runtime.block_on(asked).map_err(|error| {
-            let message = format!("where the partition begins is in the archive: {error}");
-            ServiceError::new(ErrorCode::Unavailable, message)
-        })?;
-        let Some(beginning) = beginning else {
-            return with_archive(opened.map_err(damaged)?, head);
-        };
-        // Both must not have the files at once.
-        let first_error = opened.err();
-        match self.open_log(topic, id, Some(&beginning), relay) {
-            Ok(partition) => with_archive(partition, head),
-            Err(error) => Err(damaged(first_error.unwrap_or(error))),
+        let answered = async { tokio::time::timeout(BEGINNING_TIMEOUT, asked).await };
+        match self.config.runtime.block_on(answered) {
+            Ok(Ok(beginning)) => Ok(beginning),
+            Ok(Err(error)) => Err(unavailable(error.to_string())),
+            Err(_elapsed) => Err(unavailable("its store does not answer".to_owned())),
         }
     }
 
@@ -267,14 +272,7 @@ impl Partitions {
     ) -> Result<Partition, RecoverError> {
         let now = self.config.clock.wall();
         let config = self.partition_config(&topic.config);
-        let context = Context {
-            disk: Arc::clone(&self.config.disk),
-            dir: partition_dir(id),
-            identity: id,
-            config: config.log,
-            completions: Arc::clone(relay) as _,
-            shared: Arc::clone(&self.config.shared),
-        };
+        let context = self.context(topic, id, relay);
         let mut partition = Partition::open_at(context, config, beginning, now)?;
         if self.config.verify {
             partition.verify()?;
@@ -283,6 +281,17 @@ impl Partitions {
             partition.lead(now, assigned.leader_epoch);
         }
         Ok(partition)
+    }
+
+    fn context(&self, topic: &Topic, id: TopicPartition, relay: &Arc<CompletionRelay>) -> Context {
+        Context {
+            disk: Arc::clone(&self.config.disk),
+            dir: partition_dir(id),
+            identity: id,
+            config: self.partition_config(&topic.config).log,
+            completions: Arc::clone(relay) as _,
+            shared: Arc::clone(&self.config.shared),
+        }
     }
 
     fn configure(&self, topic: &Topic) {

@@ -16,8 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use millstream_env::clock::Clock;
-use millstream_log::{Beginning, EpochHistory, EpochStart};
+use millstream_log::Beginning;
 use millstream_meta::{ArchiveHead, ManifestDigest, MetaState, Topic};
+use millstream_partition::RangeState;
 use millstream_quorum::Quorum;
 use millstream_service::ServiceError;
 use millstream_tiered::{
@@ -116,7 +117,8 @@ impl Archives {
         }
         let probed = tokio::time::timeout(PROBE_TIMEOUT, self.opened());
         match probed.await {
-            Ok(Err(error)) if !error.is_retriable() => Err(error),
+            // What no later try can mend; credentials may yet come.
+            Ok(Err(error @ (StoreError::Racy { .. } | StoreError::Location { .. }))) => Err(error),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the archive's store cannot be used yet; trying again");
                 Ok(())
@@ -223,20 +225,22 @@ impl Archives {
         Some(self.slot(topic, id))
     }
 
-    /// Where the log of a partition begins that holds nothing from before `at`, or nothing at all:
-    /// where a range of its archive ends. `None` if no range ends there.
+    /// What a partition knew at `at`, where its log begins. `None` if no range ends there.
     pub(crate) async fn beginning(
         &self,
         topic: &Topic,
         id: TopicPartition,
-        at: Option<Offset>,
+        at: Offset,
     ) -> Result<Option<Beginning>, ArchiveError> {
         let slot = self.slot(topic, id);
         let mut archive = slot.lock(self).await?;
         let Some(archive) = archive.as_mut() else { return Ok(None) };
         let Some(head) = archive.head().copied() else { return Ok(None) };
-        let Some(at) = at.or(Offset::new(head.end)) else { return Ok(None) };
-        Ok(archive.end_of_range(at).await?.and_then(|end| beginning(at, end)))
+        // Retention gave up every range, and what they knew: the producers begin anew.
+        if archive.entries().len() == 0 && at.value() == head.end {
+            return Ok(RangeState::default().beginning(at));
+        }
+        Ok(archive.end_of_range(at).await?.and_then(|end| beginning(at, &end)))
     }
 
     /// Counters by name, for the broker's metrics.
@@ -264,10 +268,8 @@ impl Archives {
 }
 
 /// The store's word on a partition's state as its log begins with it.
-fn beginning(offset: Offset, end: RangeEnd) -> Option<Beginning> {
-    let starts = end.epochs.into_iter().map(|(epoch, start)| EpochStart { epoch, start });
-    let epochs = EpochHistory::from_starts(starts.collect())?;
-    Some(Beginning { offset, epochs, producer_snapshot: end.producers })
+fn beginning(offset: Offset, end: &RangeEnd) -> Option<Beginning> {
+    RangeState::resume(&end.epochs, &end.producers).ok()?.beginning(offset)
 }
 
 /// A head as the metadata keeps it.
@@ -297,8 +299,8 @@ pub(crate) fn service_error(error: &ArchiveError) -> ServiceError {
     let code = match error {
         ArchiveError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
         error if error.is_retriable() => ErrorCode::Unavailable,
-        // Credentials, a bucket that is not there: the operator's to mend.
-        ArchiveError::Store(_) => ErrorCode::InvalidConfig,
+        // Credentials that have expired, a bucket's policy: whoever reads waits for the operator.
+        ArchiveError::Store(_) => ErrorCode::Unavailable,
         // As of a damaged segment: asking again does not help.
         ArchiveError::Object { .. }
         | ArchiveError::Changed { .. }

@@ -79,6 +79,8 @@ struct Due {
 /// What a partition's log says of its place against the archive.
 struct Standing {
     waiting: bool,
+    /// Whether something is committed that a power cut could take.
+    unsynced: bool,
     backlog_bytes: u64,
 }
 
@@ -94,7 +96,7 @@ async fn upkeeps(archives: &Arc<Archives>, partitions: &Arc<Partitions>) {
     loop {
         tokio::time::sleep(interval).await;
         let state = archives.quorum.state();
-        partitions.reopen_waiting(&state).await;
+        partitions.reopen_waiting().await;
         upkeep.run(archives, partitions, &state).await;
     }
 }
@@ -182,7 +184,7 @@ impl Archives {
         let lag_max = Duration::from_millis(topic.config.archive_lag_max_ms);
         let range_bytes = self.config.range_bytes_max;
         let due = is_due(waited, at.backlog_bytes, range_bytes, lag_max) && slot.may_try(now);
-        due.then_some((since, at.backlog_bytes < range_bytes))
+        due.then_some((since, at.backlog_bytes < range_bytes || at.unsynced))
     }
 
     /// Archives what a partition has, range by range, until what is left is not worth one or
@@ -312,7 +314,11 @@ fn range(
 fn standing(partition: &Partition) -> Standing {
     let from = partition.archive().end.max(partition.log().start());
     let committed = partition.positions().high_watermark;
-    Standing { waiting: committed > from, backlog_bytes: partition.log().bytes_behind(from) }
+    Standing {
+        waiting: committed > from,
+        unsynced: partition.archivable_end() < committed,
+        backlog_bytes: partition.log().bytes_behind(from),
+    }
 }
 
 /// Reads a range of the log into an object of about `bytes_max` bytes of batches. `before` is what

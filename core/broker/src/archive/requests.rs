@@ -145,6 +145,8 @@ impl BrokerService {
         let partitions = partitions.map_err(|error| service_error(&error))?;
         let body = restore_command(&found, &config, &partitions)?;
         self.change(request.command.0, body).await?;
+        // Its producers' ids may lie in the block that this broker gives out.
+        self.ids.forget_block().await;
         Ok(self.restored(found.topic_id))
     }
 
@@ -234,6 +236,8 @@ fn restore_command(
     let number = |name| config.get(name).and_then(serde_json::Value::as_u64);
     let count = number("partitions").and_then(|count| u32::try_from(count).ok());
     let count = count.ok_or_else(|| broken("no number of partitions"))?;
+    // The topic may have grown after its config was last written.
+    let count = partitions.keys().map(|index| index.0.saturating_add(1)).fold(count, u32::max);
     let factor = number("replication_factor").and_then(|factor| u16::try_from(factor).ok());
     let configs = config.get("configs").and_then(serde_json::Value::as_object);
     let mut named = BTreeMap::new();

@@ -68,17 +68,19 @@ impl Upkeep {
 
     /// Writes the configs of topics that are new or have changed.
     async fn write_configs(&mut self, archives: &Archives, state: &MetaState) -> Result<(), ()> {
+        let mut done = Ok(());
         for topic in state.topics().filter(|topic| topic.config.remote_storage_enable) {
             if self.written.get(&topic.id).is_some_and(|known| Arc::ptr_eq(known, topic)) {
                 continue;
             }
             if let Err(error) = archives.write_config(topic).await {
                 tracing::warn!(topic = %topic.name, %error, "its config is not in the archive yet");
-                return Err(());
+                done = Err(());
+                continue;
             }
             self.written.insert(topic.id, Arc::clone(topic));
         }
-        Ok(())
+        done
     }
 }
 
