@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrow_array::builder::{BooleanBuilder, Float64Builder, Int64Builder, StringBuilder};
 use arrow_array::cast::AsArray as _;
-use arrow_array::{ArrayRef, BinaryArray, RecordBatch};
+use arrow_array::{ArrayRef, BinaryViewArray, RecordBatch};
 use arrow_schema::DataType;
 use serde::{Deserialize, Serialize};
 
@@ -179,7 +179,7 @@ impl Values {
     /// A row group's rows with the typed columns behind.
     pub(crate) fn beside(&mut self, rows: &RecordBatch) -> Result<RecordBatch, EncodeError> {
         let mut columns = rows.columns().to_vec();
-        let values = rows.column_by_name(schema::VALUE).and_then(|c| c.as_binary_opt::<i32>());
+        let values = rows.column_by_name(schema::VALUE).and_then(|c| c.as_binary_view_opt());
         if let Some(values) = values {
             if self.written.is_none() {
                 self.infer(values);
@@ -189,7 +189,7 @@ impl Values {
         Ok(RecordBatch::try_new(schema::schema(self.written()), columns)?)
     }
 
-    fn infer(&mut self, values: &BinaryArray) {
+    fn infer(&mut self, values: &BinaryViewArray) {
         let carried = self.known.columns.len();
         for object in values.iter().flatten().filter_map(Object::parse) {
             for (key, raw) in object.fields() {
@@ -200,7 +200,7 @@ impl Values {
         }
     }
 
-    fn fill(&mut self, values: &BinaryArray) -> Vec<ArrayRef> {
+    fn fill(&mut self, values: &BinaryViewArray) -> Vec<ArrayRef> {
         let mut builders: Vec<_> =
             self.written().iter().map(|column| Builder::new(column.value_type)).collect();
         let written = builders.len();

@@ -1,5 +1,5 @@
-//! A model of one partition's archive: a store's objects, and the chain of manifests that says which
-//! of them count. It outlives power cuts and disks.
+//! A model of one partition's archive: a store's objects, and the chain of manifests that says
+//! which of them count. It outlives power cuts and disks.
 
 use std::collections::BTreeMap;
 

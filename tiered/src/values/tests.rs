@@ -1,6 +1,6 @@
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Float64Type, Int64Type};
-use arrow_array::{Array as _, BinaryArray};
+use arrow_array::{Array as _, BinaryViewArray};
 
 use super::*;
 
@@ -8,7 +8,7 @@ use super::*;
 fn typed(carried: ValueColumns, groups: &[&[&str]]) -> (Values, Vec<Vec<ArrayRef>>) {
     let mut values = Values::new(carried);
     let groups = groups.iter().map(|group| {
-        let raw = BinaryArray::from_iter_values(group.iter().map(|text| text.as_bytes()));
+        let raw = BinaryViewArray::from_iter_values(group.iter().map(|text| text.as_bytes()));
         if values.written.is_none() {
             values.infer(&raw);
         }
@@ -95,7 +95,7 @@ fn nulls_and_repeated_keys_fit() {
     assert_eq!(found, [Some(1), Some(2), None, None]);
     assert_eq!(values.unfit(), 0);
     let mut values = Values::new(names(1));
-    let nulls = BinaryArray::from(vec![None, Some(&b"{}"[..])]);
+    let nulls = BinaryViewArray::from(vec![None, Some(&b"{}"[..])]);
     assert_eq!(values.fill(&nulls)[0].null_count(), 2);
     assert_eq!(values.unfit(), 0, "a record without a value has nothing that could fit");
 }
