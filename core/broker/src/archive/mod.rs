@@ -240,7 +240,9 @@ impl Archives {
         if archive.entries().len() == 0 && at.value() == head.end {
             return Ok(RangeState::default().beginning(at));
         }
-        Ok(archive.end_of_range(at).await?.and_then(|end| beginning(at, &end)))
+        let Some(end) = archive.end_of_range(at).await? else { return Ok(None) };
+        // Never without it: the partition would take its producers for new ones.
+        beginning(at, &end).map(Some)
     }
 
     /// Counters by name, for the broker's metrics.
@@ -268,8 +270,15 @@ impl Archives {
 }
 
 /// The store's word on a partition's state as its log begins with it.
-fn beginning(offset: Offset, end: &RangeEnd) -> Option<Beginning> {
-    RangeState::resume(&end.epochs, &end.producers).ok()?.beginning(offset)
+fn beginning(offset: Offset, end: &RangeEnd) -> Result<Beginning, ArchiveError> {
+    let unreadable = |reason: String| {
+        ArchiveError::Decode(format!("what was known at offset {offset} is unreadable: {reason}"))
+    };
+    let state = RangeState::resume(&end.epochs, &end.producers);
+    let state = state.map_err(|error| unreadable(error.to_string()))?;
+    state
+        .beginning(offset)
+        .ok_or_else(|| unreadable("its leader epochs are in disorder".to_owned()))
 }
 
 /// A head as the metadata keeps it.

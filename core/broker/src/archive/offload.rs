@@ -22,7 +22,7 @@ use millstream_types::{
 use millstream_wire::Batch;
 use tokio::task::JoinSet;
 
-use super::slot::Slot;
+use super::slot::{Busy, Slot};
 use super::{Archives, to_meta, to_store, upkeep};
 use crate::admin::propose;
 use crate::handle::{PartitionHandle, read_error};
@@ -125,11 +125,10 @@ async fn offloads(archives: &Arc<Archives>, partitions: &Arc<Partitions>) {
             if !due.slot.may_try(archives.clock.monotonic()) {
                 continue;
             }
-            due.slot.status().busy = true;
-            let archives = Arc::clone(archives);
+            let (archives, busy) = (Arc::clone(archives), Busy::new(&due.slot));
             tasks.spawn(async move {
                 archives.offload(&due).await;
-                due.slot.status().busy = false;
+                drop(busy);
             });
         }
     }
@@ -173,7 +172,6 @@ impl Archives {
         at: &Standing,
     ) -> Option<(Monotonic, bool)> {
         let mut status = slot.status();
-        status.backlog_bytes = at.backlog_bytes;
         if !at.waiting {
             status.waiting_since = None;
             return None;
@@ -197,10 +195,8 @@ impl Archives {
             match done {
                 Ok(true) => {
                     due.slot.succeeded();
-                    let mut status = due.slot.status();
-                    status.archived_at = Some(self.clock.wall());
                     // Whatever is left has come meanwhile.
-                    status.waiting_since = Some(now);
+                    due.slot.status().waiting_since = Some(now);
                 }
                 Ok(false) => return due.slot.succeeded(),
                 Err(error) => {

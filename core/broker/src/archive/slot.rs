@@ -1,11 +1,11 @@
 //! What this broker knows of one partition's archive.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use millstream_env::clock::Monotonic;
 use millstream_tiered::{ArchiveError, ArchiveReader, Identity, PartitionArchive};
-use millstream_types::{TimestampMs, TopicPartition};
+use millstream_types::TopicPartition;
 
 use super::{Archives, Opened, to_store};
 
@@ -18,18 +18,31 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60);
 pub(crate) struct Status {
     /// Since when there has been something to archive.
     pub(crate) waiting_since: Option<Monotonic>,
-    /// About how many bytes of the log are not archived.
-    pub(crate) backlog_bytes: u64,
     /// Failures since the last success.
     pub(crate) failures: u32,
     /// Not before this is it tried again.
     pub(crate) next_try: Monotonic,
     /// What failed last, until something succeeds.
     pub(crate) last_error: Option<String>,
-    /// When a range was archived last.
-    pub(crate) archived_at: Option<TimestampMs>,
     /// Whether a range is on its way.
     pub(crate) busy: bool,
+}
+
+/// A range of a partition is on its way, until this is dropped, however its task ends.
+#[derive(Debug)]
+pub(crate) struct Busy(Arc<Slot>);
+
+impl Busy {
+    pub(crate) fn new(slot: &Arc<Slot>) -> Self {
+        slot.status().busy = true;
+        Self(Arc::clone(slot))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.status().busy = false;
+    }
 }
 
 /// One partition. Its archive is opened when it is first needed, and again after an error, since
