@@ -58,15 +58,15 @@ pub(crate) fn edges(tree: &Tree, table: &[Edges]) -> Vec<String> {
             .into_iter()
             .filter(|dependency| names.contains(dependency.package.as_str()))
             .collect();
+        if LEAVES.contains(&krate.name.as_str()) {
+            continue;
+        }
         for leaf in ours.iter().filter(|used| LEAVES.contains(&used.package.as_str())) {
             problems.push(format!(
-                "{}: {} is for tests and measurements, nothing depends on it",
+                "{}: {} is for tests and measurements, nothing else depends on it",
                 manifest_path(krate),
                 leaf.package
             ));
-        }
-        if LEAVES.contains(&krate.name.as_str()) {
-            continue;
         }
         match table.iter().find(|row| row.package == krate.name) {
             Some(row) => problems.extend(edges_of(krate, row, &ours, table)),

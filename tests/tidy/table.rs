@@ -22,7 +22,7 @@ pub(crate) struct Home {
     pub(crate) tests: &'static [&'static str],
 }
 
-/// Packages that nothing depends on and that may use any crate of ours: tests and measurements.
+/// Packages that nothing but one another depends on and that may use any crate of ours: tests and measurements.
 pub(crate) const LEAVES: &[&str] = &["millstream-tests", "millstream-benches", FUZZ];
 
 /// The fuzz targets: outside the workspace, as their sanitisers need another toolchain.
@@ -50,7 +50,10 @@ pub(crate) const EDGES: &[Edges] = &[
             "millstream-replica",
         ],
     },
-    Edges { package: "millstream-tiered", uses: &["millstream-types", "millstream-wire"] },
+    Edges {
+        package: "millstream-tiered",
+        uses: &["millstream-types", "millstream-env", "millstream-wire"],
+    },
     Edges {
         package: "millstream-quorum",
         uses: &["millstream-types", "millstream-env", "millstream-meta"],

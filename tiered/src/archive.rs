@@ -21,6 +21,7 @@ use crate::footer::{Identity, RangeEnd};
 use crate::manifest::{Chain, Entry, FULL_EVERY, Head, ManifestError, sha256};
 use crate::reader::ArchiveReader;
 use crate::store::{Created, Store, StoreError};
+use crate::workers;
 
 /// The largest manifest that is read: some 100,000 ranges.
 const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -550,7 +551,7 @@ pub(crate) async fn load_footer(
     let footer = store.get_range(key, entry.footer_start..entry.object_bytes).await?;
     let (key, entry) = (key.to_owned(), entry.clone());
     // A few bytes of a footer can keep Parquet's reader busy for seconds.
-    let opened = tokio::task::spawn_blocking(move || open_footer(&key, &entry, &footer)).await;
+    let opened = workers::run(move || open_footer(&key, &entry, &footer)).await;
     opened.map_err(|error| ArchiveError::Decode(error.to_string()))?
 }
 
@@ -574,7 +575,7 @@ async fn decode(
     part: usize,
     bytes: Bytes,
 ) -> Result<Vec<Bytes>, ArchiveError> {
-    let decoded = tokio::task::spawn_blocking(move || object.replay(part, bytes)).await;
+    let decoded = workers::run(move || object.replay(part, bytes)).await;
     let decoded = decoded.map_err(|error| ArchiveError::Decode(error.to_string()))?;
     decoded.map_err(|source| ArchiveError::Object { object: key, source })
 }

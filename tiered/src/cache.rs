@@ -14,6 +14,7 @@ use crate::archive::{ArchiveError, load_footer};
 use crate::decode::ObjectReader;
 use crate::manifest::Entry;
 use crate::store::Store;
+use crate::workers;
 
 /// Footers kept; some tens of kilobytes each.
 const FOOTERS_KEPT: NonZeroUsize = at_least_one(256);
@@ -122,7 +123,7 @@ impl ReadCache {
         let _permit = self.loads.acquire().await.map_err(|error| ended(error.to_string()))?;
         let bytes = self.store.get_range(key, object.span(part)).await?;
         let object = Arc::clone(object);
-        let decoded = tokio::task::spawn_blocking(move || {
+        let decoded = workers::run(move || {
             let batches: Vec<Bytes> = object.replay(part, bytes)?;
             let bytes = batches.iter().map(Bytes::len).sum();
             let batches = batches.into_iter().map(Batch::validate).collect::<Result<_, _>>()?;

@@ -29,6 +29,7 @@ mod schema;
 mod store;
 mod topics;
 mod values;
+pub mod workers;
 
 pub use archive::{ArchiveError, PartitionArchive, Replayed, Verified};
 pub use cache::ReadCache;

@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod disk;
+pub mod priority;
 pub mod rng;
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

@@ -15,6 +15,7 @@ use millstream_partition::{Partition, RangeState};
 use millstream_service::ServiceError;
 use millstream_tiered::{
     ArchiveError, EncodeError, EncodedObject, Encoder, Head, Identity, PartitionArchive, RangeEnd,
+    workers,
 };
 use millstream_types::{
     ErrorCode, LeaderEpoch, Offset, PartitionIndex, TimestampMs, TopicPartition,
@@ -249,7 +250,7 @@ impl Archives {
         let (handle_, identity) = (Arc::clone(handle), slot.identity().clone());
         let (bytes_max, now) = (self.config.range_bytes_max, self.clock.wall());
         let encoding = move || encode(&handle_, identity, &range, &before, format, bytes_max, now);
-        let encoded = tokio::task::spawn_blocking(encoding).await;
+        let encoded = workers::run(encoding).await;
         let encoded = encoded.map_err(|error| {
             ServiceError::new(ErrorCode::Internal, format!("encoding ended: {error}"))
         })??;
