@@ -8,8 +8,8 @@ use bytes::Bytes;
 use millstream_net::ClientTls;
 use millstream_net::client::{Connection, Connector, ConnectorConfig};
 use millstream_tests::{
-    Broker, Dice, Options, consume, json_lines, partition_dir, produce, python, success, topics,
-    wait_until,
+    Broker, Dice, Options, consume, failure, json_lines, partition_dir, produce, python, success,
+    topics, wait_until,
 };
 use millstream_types::{PartitionIndex, TimestampMs, TopicId};
 use millstream_wire::api::{
@@ -262,6 +262,60 @@ fn analysts_see_what_was_produced() -> Result<()> {
     for tool in ["duckdb", "pyarrow", "polars"] {
         ensure!(told[tool] == json!(expected), "{tool}: {} is not {expected:?}", told[tool]);
     }
+    Ok(())
+}
+
+/// What SQL makes of the typed columns, a JSON object a row.
+const TYPED: &str = r#"
+import duckdb, json, sys
+told = duckdb.sql(f"""select id, price, note, typeof(id) as t from
+    read_parquet('{sys.argv[1]}', union_by_name = true) order by "offset" """)
+names = [column[0] for column in told.description]
+for row in told.fetchall():
+    print(json.dumps(dict(zip(names, row))))
+"#;
+
+#[test]
+fn sql_sees_the_columns_that_the_topic_declares() -> Result<()> {
+    let packages = ["duckdb==1.5.5", "pyarrow", "polars"];
+    let Some(bin) = python("analytics", &packages)? else { return Ok(()) };
+    let dir = tempfile::tempdir()?;
+    let data = dir.path().join("data");
+    let broker = Broker::start_with(&data, &options(&[]))?;
+    let config = ["archive.value.format=json", "archive.value.columns=id:bigint, price:double"];
+    create(&broker, 1, &config)?;
+    let record = |value: Value| json!({ "value": value.to_string() });
+    let before = [
+        record(json!({ "id": 1, "price": 2, "note": "not declared yet" })),
+        record(json!({ "id": "one", "price": 2.5 })),
+        json!({ "value": "no JSON" }),
+    ];
+    produce(&broker, TOPIC, &before, &[])?;
+    wait_until_archived(&broker)?;
+    let refused =
+        broker.millstream(&["topic", "alter", TOPIC, "-c", "archive.value.columns=id:int"])?;
+    ensure!(failure(&refused, 1)?.contains("boolean, bigint, double or varchar"));
+    let alter = ["topic", "alter", TOPIC, "-c", "archive.value.columns=id:double,note:varchar"];
+    success(&broker.millstream(&alter)?)?;
+    produce(&broker, TOPIC, &[record(json!({ "id": 2, "price": 3, "note": "late" }))], &[])?;
+    wait_until_archived(&broker)?;
+
+    let glob = data.join(format!("archive/topics/{TOPIC}.*/*/*.parquet"));
+    let mut command = std::process::Command::new(bin.join("python"));
+    command.args(["-c", TYPED]).arg(glob);
+    let told = json_lines(&success(&command.output()?)?)?;
+    let row = |id: Option<i64>, price: Option<f64>, note: Option<&str>| json!({ "id": id, "price": price, "note": note, "t": "BIGINT" });
+    let expected = [
+        row(Some(1), Some(2.0), None),
+        row(None, Some(2.5), None),
+        row(None, None, None),
+        row(Some(2), Some(3.0), Some("late")),
+    ];
+    ensure!(told == expected, "{told:?} is not {expected:?}");
+    let values = |records: &[Value]| -> Vec<Value> {
+        records.iter().map(|record| record["value"].clone()).collect()
+    };
+    ensure!(values(&everything(&broker)?)[..3] == values(&before), "the values have changed");
     Ok(())
 }
 

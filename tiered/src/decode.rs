@@ -30,7 +30,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::statistics::Statistics;
 
 use crate::columns::{ROW_BYTES, US};
-use crate::encode::ROW_GROUP_BYTES;
+use crate::encode::ROW_GROUP_BYTES_MAX;
 use crate::error::FormatError;
 use crate::footer::{Facts, Group, Identity, RangeEnd};
 use crate::pages;
@@ -40,10 +40,10 @@ use crate::schema;
 const MAGIC: &[u8] = b"PAR1";
 const TRAILER_BYTES: usize = 8;
 /// A row group is ended by the batch that fills it, which can be the largest one.
-const GROUP_ROWS_MAX: usize = ROW_GROUP_BYTES / ROW_BYTES + BATCH_RECORDS_MAX as usize;
+const GROUP_ROWS_MAX: usize = ROW_GROUP_BYTES_MAX / ROW_BYTES + BATCH_RECORDS_MAX as usize;
 /// Of a row group's columns, decompressed: that batch, the group before it, and as much again for
 /// lengths and what batches say.
-pub(crate) const GROUP_BYTES_MAX: usize = 2 * (ROW_GROUP_BYTES + BATCH_DECOMPRESSED_BYTES_MAX);
+pub(crate) const GROUP_BYTES_MAX: usize = 2 * (ROW_GROUP_BYTES_MAX + BATCH_DECOMPRESSED_BYTES_MAX);
 
 /// An object's footer: what it holds and where.
 #[derive(Debug)]

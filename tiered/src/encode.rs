@@ -11,11 +11,14 @@ use crate::columns::Columns;
 use crate::error::EncodeError;
 use crate::footer::{FORMAT_VERSION, Facts, Group, Identity, RangeEnd, to_base64};
 use crate::schema;
-use crate::values::{ValueColumns, Values};
+use crate::values::{NewColumns, ValueColumns, Values};
 
 /// Bytes of keys, values and headers after which a row group ends: the fewest requests and bytes
 /// for a cold read of a megabyte, as measured.
-pub(crate) const ROW_GROUP_BYTES: usize = 4 * 1024 * 1024;
+pub(crate) const ROW_GROUP_BYTES: usize = 3584 * 1024;
+/// The most that any build has gathered before it ended a row group; decoders' bounds rest on it.
+pub(crate) const ROW_GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
+const _: () = assert!(ROW_GROUP_BYTES <= ROW_GROUP_BYTES_MAX);
 /// Bytes of batches without rows that an object's footer takes before the range should end.
 const BARE_BYTES_MAX: usize = 1024 * 1024;
 /// The footer's length and Parquet's magic, which end the file.
@@ -83,8 +86,7 @@ impl Encoder {
     }
 
     /// For a range that starts at `base`, with typed columns beside the values that are JSON
-    /// objects: those of `carried`, which the range before ended with, and what is new in this
-    /// one.
+    /// objects: those of `carried`, with which the range before ended, and those that `new` says.
     ///
     /// # Errors
     /// As [`Encoder::new`].
@@ -92,8 +94,9 @@ impl Encoder {
         identity: Identity,
         base: Offset,
         carried: ValueColumns,
+        new: NewColumns,
     ) -> Result<Self, EncodeError> {
-        let values = Some(Values::new(carried));
+        let values = Some(Values::new(carried, new));
         Ok(Self { values, ..Self::new(identity, base)? })
     }
 

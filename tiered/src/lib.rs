@@ -43,4 +43,6 @@ pub use manifest::{Digest, Entry, Head, MANIFEST_VERSION, ManifestError};
 pub use reader::{ArchiveReader, Sizes};
 pub use store::{Created, Listed, Store, StoreCounters, StoreError};
 pub use topics::{ArchivedPartition, ArchivedTopic, CONFIG_VERSION, ConfigMap, TopicError};
-pub use values::{VALUE_COLUMNS_MAX, VALUE_KEY_BYTES_MAX, ValueColumn, ValueColumns, ValueType};
+pub use values::{
+    NewColumns, VALUE_COLUMNS_MAX, VALUE_KEY_BYTES_MAX, ValueColumn, ValueColumns, ValueType,
+};

@@ -20,12 +20,13 @@ use parquet::file::serialized_reader::SerializedPageReader;
 
 use crate::columns::HEADER_BYTES;
 use crate::decode::{GROUP_BYTES_MAX, bounded};
-use crate::encode::ROW_GROUP_BYTES;
+use crate::encode::ROW_GROUP_BYTES_MAX;
 use crate::error::FormatError;
 
 /// Headers of the records of a row group: as many as fit the largest batch at two bytes each, and
 /// the group before it.
-const GROUP_HEADERS_MAX: usize = BATCH_DECOMPRESSED_BYTES_MAX / 2 + ROW_GROUP_BYTES / HEADER_BYTES;
+const GROUP_HEADERS_MAX: usize =
+    BATCH_DECOMPRESSED_BYTES_MAX / 2 + ROW_GROUP_BYTES_MAX / HEADER_BYTES;
 
 const BYTES_MAX: u64 = GROUP_BYTES_MAX as u64;
 /// Rows whose values are looked at together.

@@ -1,7 +1,7 @@
 //! Typed columns beside the raw values of records that are JSON objects.
 //!
-//! Which columns there are is inferred: the first row group of a range adds those of its keys that
-//! have none yet. A column that is there keeps its place and its type for good, since the schema
+//! Which columns there are is declared, or inferred: the first row group of a range adds those of
+//! its keys that have none yet. A column that is there keeps its place and its type for good, since the schema
 //! is carried from range to range; a value that does not fit it reads null, and is counted.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -78,6 +78,18 @@ impl ValueColumns {
         &self.columns
     }
 
+    /// Adds what of `declared` is not there yet. Columns that are keep their types. Returns the keys
+    /// that cannot have a column.
+    pub fn declare(&mut self, declared: &[ValueColumn]) -> Vec<String> {
+        let mut refused = Vec::new();
+        for ValueColumn { key, value_type } in declared {
+            if !self.by_key.contains_key(key) && self.add(key, *value_type).is_none() {
+                refused.push(key.clone());
+            }
+        }
+        refused
+    }
+
     /// Adds a column, and tells its place; `None` if it cannot be one.
     fn add(&mut self, key: &str, value_type: ValueType) -> Option<usize> {
         let at = self.columns.len();
@@ -146,18 +158,28 @@ const fn widened(one: ValueType, other: ValueType) -> ValueType {
     }
 }
 
+/// Where new columns come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NewColumns {
+    /// From the records.
+    Inferred,
+    /// From nowhere: those that are known are all.
+    None,
+}
+
 /// Fills the typed columns of one object.
 #[derive(Debug)]
 pub(crate) struct Values {
     known: ValueColumns,
+    new: NewColumns,
     /// How many of them the object has: those that were known with its first row group.
     written: Option<usize>,
     unfit: u64,
 }
 
 impl Values {
-    pub(crate) const fn new(known: ValueColumns) -> Self {
-        Self { known, written: None, unfit: 0 }
+    pub(crate) const fn new(known: ValueColumns, new: NewColumns) -> Self {
+        Self { known, new, written: None, unfit: 0 }
     }
 
     /// The columns that are known by now; the next range begins with them.
@@ -181,7 +203,7 @@ impl Values {
         let mut columns = rows.columns().to_vec();
         let values = rows.column_by_name(schema::VALUE).and_then(|c| c.as_binary_view_opt());
         if let Some(values) = values {
-            if self.written.is_none() {
+            if self.written.is_none() && self.new == NewColumns::Inferred {
                 self.infer(values);
             }
             columns.extend(self.fill(values));
@@ -210,7 +232,10 @@ impl Values {
             let object = value.and_then(Object::parse);
             for (key, raw) in object.into_iter().flat_map(Object::fields) {
                 let key = unquote(key);
-                let at = key.and_then(|key| self.known.observe(&key, raw, written));
+                let at = key.and_then(|key| match self.new {
+                    NewColumns::Inferred => self.known.observe(&key, raw, written),
+                    NewColumns::None => self.known.by_key.get(&*key).copied(),
+                });
                 // Of a key that comes twice the last counts, as to most parsers.
                 if let Some(place) = at.and_then(|at| found.get_mut(at)) {
                     *place = Some(raw);

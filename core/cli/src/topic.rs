@@ -293,6 +293,7 @@ fn configs(args: &TopicConfigsArgs) -> Result<()> {
 fn values(config: &ConfigDefinition) -> String {
     match config.kind {
         ConfigKind::Choice { accepted, .. } => accepted.join(" or "),
+        ConfigKind::Columns => "KEY:TYPE, several with commas".to_owned(),
         ConfigKind::Integer { min, max, unit } => {
             let unit = match unit {
                 ConfigUnit::Bytes => "bytes",

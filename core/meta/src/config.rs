@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::columns::DeclaredColumns;
 use crate::config_table::{Access, CONFIG_TABLE, ConfigDefinition, ConfigKind, definition};
 use crate::error::clip;
 
@@ -73,6 +74,8 @@ words!(
 pub struct TopicConfig {
     /// `archive.lag.max.ms`.
     pub archive_lag_max_ms: u64,
+    /// `archive.value.columns`.
+    pub archive_value_columns: DeclaredColumns,
     /// `archive.value.format`.
     pub archive_value_format: ValueFormat,
     /// `cleanup.policy`.
@@ -177,6 +180,16 @@ pub enum ConfigError {
         /// The words that are supported, separated by commas.
         accepted: String,
     },
+    /// The value declares no columns that an archive could have.
+    #[error("{name}={value}: {reason}")]
+    NotColumns {
+        /// The config.
+        name: String,
+        /// The value, cut if long.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// What would be archived later would leave a gap.
     #[error(
         "remote.storage.enable cannot be turned off again: the archive must not have a gap. Copy \
@@ -206,6 +219,7 @@ impl Default for TopicConfig {
         // defaults parse.
         let mut config = Self {
             archive_lag_max_ms: 0,
+            archive_value_columns: DeclaredColumns::default(),
             archive_value_format: ValueFormat::None,
             cleanup_policy: CleanupPolicy::Delete,
             compression_type: CompressionType::Producer,
@@ -225,7 +239,7 @@ impl Default for TopicConfig {
         };
         for definition in CONFIG_TABLE {
             if let Ok(value) = parse(definition, definition.default) {
-                store(definition, &mut config, &value);
+                store(definition, &mut config, value);
             }
         }
         config
@@ -241,7 +255,7 @@ impl TopicConfig {
         let mut config = Self::default();
         for (name, text) in overrides {
             let definition = lookup(name)?;
-            store(definition, &mut config, &parse(definition, text)?);
+            store(definition, &mut config, parse(definition, text)?);
         }
         Ok(config)
     }
@@ -289,6 +303,7 @@ pub(crate) fn canonical(name: &str, text: &str) -> Result<String, ConfigError> {
     Ok(match parse(lookup(name)?, text)? {
         Value::Integer(value) => value.to_string(),
         Value::Choice(word) => word.to_owned(),
+        Value::Columns(columns) => columns.to_string(),
     })
 }
 
@@ -296,6 +311,7 @@ pub(crate) fn canonical(name: &str, text: &str) -> Result<String, ConfigError> {
 enum Value {
     Integer(i64),
     Choice(&'static str),
+    Columns(DeclaredColumns),
 }
 
 fn lookup(name: &str) -> Result<&'static ConfigDefinition, ConfigError> {
@@ -325,15 +341,23 @@ fn parse(definition: &ConfigDefinition, text: &str) -> Result<Value, ConfigError
             }
             Err(ConfigError::NotAChoice { name: name(), value, accepted })
         }
+        ConfigKind::Columns => match DeclaredColumns::parse(text) {
+            Ok(columns) => Ok(Value::Columns(columns)),
+            Err(reason) => {
+                let reason = clip(&reason);
+                Err(ConfigError::NotColumns { name: name(), value: clip(text), reason })
+            }
+        },
     }
 }
 
-fn store(definition: &ConfigDefinition, config: &mut TopicConfig, value: &Value) {
+fn store(definition: &ConfigDefinition, config: &mut TopicConfig, value: Value) {
     match (&definition.access, value) {
-        (Access::Integer(_, set), Value::Integer(value)) => set(config, *value),
+        (Access::Integer(_, set), Value::Integer(value)) => set(config, value),
         (Access::Choice(_, set), Value::Choice(word)) => set(config, word),
+        (Access::Columns(_, set), Value::Columns(columns)) => set(config, columns),
         // `parse` goes by `kind`; a test shows that `kind` and `access` agree in every row.
-        (Access::Integer(..), Value::Choice(_)) | (Access::Choice(..), Value::Integer(_)) => {}
+        (Access::Integer(..) | Access::Choice(..) | Access::Columns(..), _) => {}
     }
 }
 
@@ -341,6 +365,7 @@ fn load(definition: &ConfigDefinition, config: &TopicConfig) -> String {
     match &definition.access {
         Access::Integer(get, _) => get(config).to_string(),
         Access::Choice(get, _) => get(config).to_owned(),
+        Access::Columns(get, _) => get(config).to_string(),
     }
 }
 
@@ -369,6 +394,7 @@ mod tests {
                 ConfigKind::Choice { accepted, .. } => {
                     accepted.iter().map(|word| (*word).to_owned()).collect()
                 }
+                ConfigKind::Columns => vec!["id:bigint,note:varchar".to_owned()],
             };
             for value in values {
                 let config = of(row.name, &value).unwrap();

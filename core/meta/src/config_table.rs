@@ -5,6 +5,7 @@ use millstream_types::limits::{
     BATCH_BYTES_DEFAULT, BATCH_BYTES_MAX, BATCH_HEADER_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
 };
 
+use crate::columns::DeclaredColumns;
 use crate::config::{
     CleanupPolicy, CompressionType, Durability, Limit, TimestampType, TopicConfig, ValueFormat,
 };
@@ -42,6 +43,8 @@ pub enum ConfigKind {
         /// Values that Kafka accepts and this build refuses, so that the refusal can say so.
         unsupported: &'static [&'static str],
     },
+    /// Columns, as `key:type`, separated by commas.
+    Columns,
 }
 
 /// What a number counts.
@@ -60,6 +63,7 @@ pub enum ConfigUnit {
 pub(crate) enum Access {
     Integer(fn(&TopicConfig) -> i64, fn(&mut TopicConfig, i64)),
     Choice(fn(&TopicConfig) -> &'static str, fn(&mut TopicConfig, &str)),
+    Columns(fn(&TopicConfig) -> &DeclaredColumns, fn(&mut TopicConfig, DeclaredColumns)),
 }
 
 /// The definition of the config named `name`.
@@ -94,13 +98,27 @@ pub static CONFIG_TABLE: &[ConfigDefinition] = &[
         ),
     },
     ConfigDefinition {
+        name: "archive.value.columns",
+        kind: ConfigKind::Columns,
+        default: "",
+        doc: "The typed columns that archive.value.format=json adds, such as \
+              `id:bigint,price:double,paid:boolean,note:varchar`; none are inferred then. Columns \
+              that a partition has already keep their place and type.",
+        access: Access::Columns(
+            |c| &c.archive_value_columns,
+            |c, columns| {
+                c.archive_value_columns = columns;
+            },
+        ),
+    },
+    ConfigDefinition {
         name: "archive.value.format",
         kind: ConfigKind::Choice { accepted: &["none", "json"], unsupported: &[] },
         default: "none",
         doc: "What the archive makes of values: `json` adds typed columns for the keys of values \
               that are JSON objects, beside the raw values, which stay as they are. Columns and \
-              their types are inferred, and then only added to. Only for \
-              remote.storage.enable=true.",
+              their types are those of archive.value.columns, or inferred, and then only added \
+              to. Only for remote.storage.enable=true.",
         access: Access::Choice(
             |c| c.archive_value_format.as_str(),
             |c, value| {

@@ -7,6 +7,7 @@
 //! the broker reads. `millstream-quorum` makes the commands durable and orders them.
 
 mod archive;
+mod columns;
 pub mod command;
 pub mod config;
 mod config_table;
@@ -21,6 +22,9 @@ mod state;
 pub use archive::{
     ARCHIVE_HEADS_MAX, ArchiveHead, DELETED_TOPICS_MAX, DeletedTopic, ManifestDigest, MovedHead,
     RestoredPartition, TopicHeads,
+};
+pub use columns::{
+    ColumnType, DECLARED_COLUMNS_MAX, DECLARED_KEY_BYTES_MAX, DeclaredColumn, DeclaredColumns,
 };
 pub use command::{Command, CommandBody, CommandId, Endpoint};
 pub use config::{

@@ -28,7 +28,8 @@ fn config_name() -> impl Strategy<Value = String> {
 }
 
 fn config_value() -> impl Strategy<Value = String> {
-    let words = vec!["fsync", "replicated", "delete", "compact", "producer", "LogAppendTime"];
+    let words =
+        vec!["fsync", "replicated", "delete", "compact", "producer", "LogAppendTime", "a:double"];
     prop_oneof![
         4 => (-2..100_000_i64).prop_map(|value| value.to_string()),
         4 => prop::sample::select(words).prop_map(str::to_owned),

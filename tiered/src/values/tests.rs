@@ -6,7 +6,7 @@ use super::*;
 
 /// The typed columns of one object whose row groups have these values.
 fn typed(carried: ValueColumns, groups: &[&[&str]]) -> (Values, Vec<Vec<ArrayRef>>) {
-    let mut values = Values::new(carried);
+    let mut values = Values::new(carried, NewColumns::Inferred);
     let groups = groups.iter().map(|group| {
         let raw = BinaryViewArray::from_iter_values(group.iter().map(|text| text.as_bytes()));
         if values.written.is_none() {
@@ -94,10 +94,31 @@ fn nulls_and_repeated_keys_fit() {
     let found: Vec<_> = groups[1][0].as_primitive::<Int64Type>().iter().collect();
     assert_eq!(found, [Some(1), Some(2), None, None]);
     assert_eq!(values.unfit(), 0);
-    let mut values = Values::new(names(1));
+    let mut values = Values::new(names(1), NewColumns::Inferred);
     let nulls = BinaryViewArray::from(vec![None, Some(&b"{}"[..])]);
     assert_eq!(values.fill(&nulls)[0].null_count(), 2);
     assert_eq!(values.unfit(), 0, "a record without a value has nothing that could fit");
+}
+
+#[test]
+fn declared_columns_are_all_there_are_and_change_none() {
+    let column = |key: &str, value_type| ValueColumn { key: key.to_owned(), value_type };
+    let declared = [
+        column("b", ValueType::Varchar),
+        column("a", ValueType::Varchar),
+        column("A", ValueType::Double),
+    ];
+    let mut columns = ValueColumns::new(vec![column("a", ValueType::Bigint)]).unwrap();
+    assert_eq!(columns.declare(&declared), ["A"], "SQL would not tell it from `a`");
+    let mut values = Values::new(columns, NewColumns::None);
+    let raw = BinaryViewArray::from_iter_values([r#"{"a":1,"b":2,"c":3}"#, r#"{"a":"x"}"#]);
+    let filled = values.fill(&raw);
+    assert_eq!(known(&values), [("a", ValueType::Bigint), ("b", ValueType::Varchar)]);
+    let numbers: Vec<_> = filled[0].as_primitive::<Int64Type>().iter().collect();
+    assert_eq!(numbers, [Some(1), None]);
+    let texts: Vec<_> = filled[1].as_string::<i32>().iter().collect();
+    assert_eq!(texts, [Some("2"), None]);
+    assert_eq!(values.unfit(), 1, "text is in no column of numbers, and `c` in none at all");
 }
 
 #[test]

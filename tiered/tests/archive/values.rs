@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use millstream_tiered::{
-    EncodedObject, Encoder, ObjectReader, RangeEnd, ValueColumn, ValueColumns, ValueType,
+    EncodedObject, Encoder, NewColumns, ObjectReader, RangeEnd, ValueColumn, ValueColumns,
+    ValueType,
 };
 use millstream_types::{LeaderEpoch, Offset, TimestampMs};
 use millstream_wire::{
@@ -54,7 +55,8 @@ pub(crate) fn ranges() -> [Vec<Batch>; 2] {
 /// A range's object with typed columns.
 pub(crate) fn encode(range: &[Batch], carried: ValueColumns) -> EncodedObject {
     let base = range[0].header().base_offset;
-    let mut encoder = Encoder::with_values(identity(), base, carried).unwrap();
+    let mut encoder =
+        Encoder::with_values(identity(), base, carried, NewColumns::Inferred).unwrap();
     for batch in range {
         encoder.push(batch).unwrap();
     }

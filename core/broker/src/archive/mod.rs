@@ -7,6 +7,7 @@ mod offload;
 mod requests;
 mod slot;
 mod upkeep;
+mod values;
 mod verify;
 
 use std::collections::BTreeMap;

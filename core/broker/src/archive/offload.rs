@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use millstream_env::clock::Monotonic;
 use millstream_log::{Cursor, ReadPlan};
-use millstream_meta::{Command, CommandBody, CommandId, MetaState, MovedHead, Topic, ValueFormat};
+use millstream_meta::{Command, CommandBody, CommandId, MetaState, MovedHead, Topic};
 use millstream_partition::{Partition, RangeState};
 use millstream_service::ServiceError;
 use millstream_tiered::{
@@ -24,6 +24,7 @@ use millstream_wire::Batch;
 use tokio::task::JoinSet;
 
 use super::slot::{Busy, Slot};
+use super::values::{self, TypedValues};
 use super::{Archives, to_meta, to_store, upkeep};
 use crate::admin::propose;
 use crate::handle::{PartitionHandle, read_error};
@@ -246,10 +247,10 @@ impl Archives {
         let archived = archive.head().map(|head| head.end);
         let Some(range) = range(handle, archived)? else { return Ok(false) };
         let topic = self.quorum.state().topic(slot.id().topic).cloned();
-        let format = topic.map_or(ValueFormat::None, |topic| topic.config.archive_value_format);
+        let values = topic.and_then(|topic| values::of(&topic.config));
         let (handle_, identity) = (Arc::clone(handle), slot.identity().clone());
         let (bytes_max, now) = (self.config.range_bytes_max, self.clock.wall());
-        let encoding = move || encode(&handle_, identity, &range, &before, format, bytes_max, now);
+        let encoding = move || encode(&handle_, identity, &range, before, values, bytes_max, now);
         let encoded = workers::run(encoding).await;
         let encoded = encoded.map_err(|error| {
             ServiceError::new(ErrorCode::Internal, format!("encoding ended: {error}"))
@@ -324,8 +325,8 @@ fn encode(
     handle: &PartitionHandle,
     identity: Identity,
     range: &std::ops::Range<Offset>,
-    before: &RangeEnd,
-    format: ValueFormat,
+    before: RangeEnd,
+    values: Option<TypedValues>,
     bytes_max: u64,
     now: TimestampMs,
 ) -> Result<EncodedObject, OffloadError> {
@@ -335,10 +336,13 @@ fn encode(
         ServiceError::new(ErrorCode::Internal, message)
     })?;
     state.expire_producers(TimestampMs(now.0.saturating_sub_unsigned(PRODUCER_EXPIRATION_MS)));
-    let value_columns = before.value_columns.clone();
-    let mut encoder = match format {
-        ValueFormat::None => Encoder::new(identity, range.start)?,
-        ValueFormat::Json => Encoder::with_values(identity, range.start, value_columns.clone())?,
+    let mut value_columns = before.value_columns;
+    let mut encoder = match values {
+        None => Encoder::new(identity, range.start)?,
+        Some(values) => {
+            let new = values.add_to(&mut value_columns, identity.partition);
+            Encoder::with_values(identity, range.start, value_columns.clone(), new)?
+        }
     };
     let mut at = Cursor::from(range.start);
     while encoder.next_offset() < range.end && !is_whole(&encoder, bytes_max) {
