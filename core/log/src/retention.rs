@@ -7,6 +7,7 @@ use crate::file::SegmentFile;
 #[cfg(doc)]
 use crate::format::SegmentTimes;
 use crate::log::{PartitionLog, Sealed};
+use crate::proof::FoundSeal;
 
 /// A segment that retention removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,22 +58,41 @@ impl PartitionLog {
     }
 
     /// Whether [`PartitionLog::apply_retention`] would remove the newest segment that carries the
-    /// producers' state, or any while none does: the next opening would know only the producers
-    /// that wrote since. A segment that recovery sealed carries none. The owner rolls first and
-    /// waits for the seal; without a record to roll, retention waits for one.
+    /// producers' state for good, or any while none does: an opening after a power cut would know
+    /// only the producers that wrote since. A segment that recovery sealed carries none, and one
+    /// whose seal recovery found counts once [`PartitionLog::secure_producers`] has synced it; where
+    /// that does not help the owner rolls and waits for the seal; without a record to roll,
+    /// retention waits for one.
     #[must_use]
     pub fn would_forget_producers(&self, now: TimestampMs, limit: Offset) -> bool {
         let mut size = self.size_bytes();
+        let unproven = self.unproven.as_ref().map(FoundSeal::base);
+        let carrier = self.snapshot.filter(|carrier| Some(*carrier) != unproven);
         for segment in &self.sealed {
             if !self.may_go(segment, now, limit, size) {
                 return false;
             }
-            if self.snapshot.is_none_or(|carrier| segment.file.base() >= carrier) {
+            if carrier.is_none_or(|carrier| segment.file.base() >= carrier) {
                 return true;
             }
             size -= segment.file_bytes();
         }
         false
+    }
+
+    /// Submits the sync of the newest state of the producers, if only a seal that recovery found
+    /// has it, which a power cut could still take. False when there is none: then only a roll
+    /// brings a newer state.
+    ///
+    /// # Errors
+    /// [`LogError`], latched.
+    pub fn secure_producers(&mut self) -> Result<bool, LogError> {
+        self.check_failed()?;
+        let unproven = self.unproven.as_ref().map(FoundSeal::base);
+        if unproven.is_none() || unproven != self.snapshot {
+            return Ok(false);
+        }
+        self.prove_seals().map(|_| true).map_err(|error| self.fail(error))
     }
 
     fn may_go(&self, segment: &Sealed, now: TimestampMs, limit: Offset, size: u64) -> bool {
@@ -93,6 +113,7 @@ impl PartitionLog {
     fn remove_first(&mut self) -> Result<(), LogError> {
         let Some(first) = self.sealed.pop_front() else { return Ok(()) };
         self.shared.forget(self.number, first.file.base());
+        self.unproven.take_if(|found| found.base() == first.file.base());
         self.start = first.end;
         self.epochs.trim_start(self.start);
         let gone = SegmentFile::remove(&first.file).and_then(|()| self.io.disk.sync_dir(&self.dir));

@@ -378,8 +378,9 @@ impl Partition {
         if std::mem::replace(&mut self.end_at_maintenance, end) == end {
             self.log.drop_tail();
         }
-        if self.log.would_forget_producers(now, self.forgettable_end()) {
-            // What is due goes later, when another segment carries the producers' state.
+        // What is due goes later, when another segment carries the producers' state for good.
+        let forgets = self.log.would_forget_producers(now, self.forgettable_end());
+        if forgets && !self.log.secure_producers()? {
             self.roll()?;
         }
         self.observe(now)

@@ -127,6 +127,62 @@ fn the_newest_state_of_the_producers_is_never_forgotten() {
     assert_eq!(bench.snapshot.as_deref(), Some(&b"state at 8"[..]));
 }
 
+/// The owner's part: what is due goes once another segment has the producers' state for good.
+fn forget(bench: &mut Bench) {
+    for _ in 0..4 {
+        let (now, limit) = (bench.now(), bench.log().durable_end());
+        if !bench.log().would_forget_producers(now, limit) {
+            bench.log().apply_retention(now, limit, usize::MAX).unwrap();
+        } else if !bench.log().secure_producers().unwrap() {
+            bench.roll().unwrap();
+        }
+        bench.settle().unwrap();
+    }
+}
+
+/// A process that dies between a seal's write and its sync leaves one that a power cut can take
+/// later: nothing may rest on it before it is synced, retention and later seals alike.
+#[test]
+fn no_state_of_the_producers_goes_for_one_that_a_power_cut_can_take() {
+    let mut config = small_segments();
+    config.retention_ms = Some(2500);
+    for (seed, rolls) in (0..200).flat_map(|seed| [(seed, false), (seed, true)]) {
+        let mut bench = Bench::new(seed, 0, config, FaultPlan::default());
+        bench.open().unwrap();
+        bench.append(2, 50).unwrap();
+        bench.roll().unwrap();
+        bench.now += 3000;
+        bench.append(2, 50).unwrap();
+        bench.settle().unwrap();
+        // The first segment is due. The process dies at some step of the second segment's seal.
+        bench.roll().unwrap();
+        bench.append(2, 50).unwrap();
+        for _ in 0..seed % 10 {
+            bench.disk.step();
+            bench.deliver().unwrap();
+        }
+        let written = bench.log().written_end();
+        bench.log = None;
+        bench.disk.restart();
+        bench.open().unwrap();
+        bench.check_recovered(written);
+        bench.append(2, 50).unwrap();
+        if rolls {
+            bench.roll().unwrap();
+            bench.append(2, 50).unwrap();
+        }
+        bench.settle().unwrap();
+        forget(&mut bench);
+        assert!(bench.log().start() > Offset::ZERO, "seed {seed}: something went");
+        let durable = bench.log().durable_end();
+        bench.disk.crash();
+        bench.disk.restart();
+        bench.open().unwrap();
+        assert_ne!(bench.snapshot, None, "seed {seed}, rolls: {rolls}");
+        bench.check_recovered(durable);
+    }
+}
+
 #[test]
 fn nothing_goes_beyond_the_limit() {
     let mut bench = bench(None, Some(0));
