@@ -437,9 +437,14 @@ impl Partition {
     }
 
     /// Tells the replica how far the log has come, until nothing moves any more: a disk may be done
-    /// with a sync within the call that submits it, and then no completion follows.
+    /// with a sync within the call that submits it, and then no completion follows. Once the log
+    /// has failed the replica is told nothing more, so that nothing is committed any more: also
+    /// not what the log had learnt when it failed.
     fn observe(&mut self, now: TimestampMs) -> Result<(), LogError> {
         loop {
+            if let Some(source) = self.log.failure() {
+                return Err(LogError { log: self.log.identity(), source });
+            }
             let (written, durable) = (self.log.written_end(), self.log.durable_end());
             let before = self.replica.positions();
             if written > before.written {
