@@ -189,6 +189,9 @@ impl World {
 
     /// Opens a partition, unless it waits for a store that is away.
     pub(super) fn open_site(&mut self, index: usize) -> Checked {
+        if self.sites[index].damaged {
+            return Ok(());
+        }
         let now = self.now();
         let away = self.profile.archived && self.store_fails();
         let (disk, shared) = (Arc::clone(&self.disk), Arc::clone(&self.shared));

@@ -88,7 +88,8 @@ pub(super) struct Site {
     pub(super) upload: Option<Upload>,
     /// Requests of processes that are gone, still on their way to the store.
     pub(super) late: Vec<Upload>,
-    /// Whether damage was reported: from then on it need not serve what lies at or after it.
+    /// Whether an opening reported damage. It is out of service from then on: were it opened again,
+    /// another bit could have taken the mark that tells this damage from a torn tail.
     pub(super) damaged: bool,
     pub(super) ledger: Ledger,
     pub(super) producers: Vec<Producer>,

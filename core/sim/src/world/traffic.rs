@@ -304,7 +304,6 @@ impl World {
         match problem {
             Got::Damage(damage) if self.rotten => {
                 self.counts.damage_reported += 1;
-                self.sites[site].damaged = true;
                 self.note(format_args!("{site}: {damage}"));
                 Ok(())
             }
