@@ -1,5 +1,7 @@
 //! What of a log may be forgotten, and forgetting it.
 
+use std::sync::Arc;
+
 use millstream_types::{Offset, TimestampMs};
 
 use crate::error::LogError;
@@ -9,8 +11,10 @@ use crate::format::SegmentTimes;
 use crate::log::{PartitionLog, Sealed};
 use crate::proof::FoundSeal;
 
-/// A segment that retention removed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// A segment that retention removed. Its name is gone, durably; its bytes are given back when this
+/// is dropped, and no read uses them any more. For a large file that takes as long as hundreds of
+/// appends: drop it where nobody waits.
+#[derive(Debug)]
 pub struct Removed {
     /// The segment's first offset.
     pub base: Offset,
@@ -18,6 +22,7 @@ pub struct Removed {
     pub end: Offset,
     /// Bytes of its file.
     pub bytes: u64,
+    _file: Arc<SegmentFile>,
 }
 
 impl PartitionLog {
@@ -46,10 +51,8 @@ impl PartitionLog {
             if removed.len() == segments_max || !self.may_go(first, now, limit, size) {
                 break;
             }
-            let bytes = first.file_bytes();
-            removed.push(Removed { base: first.file.base(), end: first.end, bytes });
-            size -= bytes;
-            self.remove_first()?;
+            size -= first.file_bytes();
+            removed.extend(self.remove_first()?);
         }
         self.retry_seals();
         self.pump().map_err(|error| self.fail(error))?;
@@ -110,13 +113,15 @@ impl PartitionLog {
     }
 
     /// Each removal is durable before the next begins, so that a power cut cannot leave a gap.
-    fn remove_first(&mut self) -> Result<(), LogError> {
-        let Some(first) = self.sealed.pop_front() else { return Ok(()) };
+    fn remove_first(&mut self) -> Result<Option<Removed>, LogError> {
+        let Some(first) = self.sealed.pop_front() else { return Ok(None) };
         self.shared.forget(self.number, first.file.base());
         self.unproven.take_if(|found| found.base() == first.file.base());
         self.start = first.end;
         self.epochs.trim_start(self.start);
         let gone = SegmentFile::remove(&first.file).and_then(|()| self.io.disk.sync_dir(&self.dir));
-        gone.map_err(|error| self.fail(error))
+        gone.map_err(|error| self.fail(error))?;
+        let (base, end, bytes) = (first.file.base(), first.end, first.file_bytes());
+        Ok(Some(Removed { base, end, bytes, _file: first.file }))
     }
 }

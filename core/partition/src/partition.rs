@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use millstream_env::disk::{DiskResult, FileId, OpToken};
 use millstream_log::{
-    Beginning, Context, Cursor, LogError, OpenError, PartitionLog, ReadError, ReadPlan, Replay,
+    Beginning, Context, Cursor, LogError, OpenError, PartitionLog, ReadError, ReadPlan, Removed,
+    Replay,
 };
 use millstream_replica::{
     Action, Admission, Durability, Input, Positions, ProducerTable, Refusal, Replica, SnapshotError,
@@ -386,22 +387,23 @@ impl Partition {
         self.observe(now)
     }
 
-    /// Removes the oldest segment if it is past retention; whether one went, so that another may
-    /// be due. One at a time, since each is two operations of the disk that nobody else can use
-    /// the partition during. Call it after [`Partition::maintain`].
+    /// Removes the oldest segment if it is past retention; the one that went, if one did, so that
+    /// another may be due: drop it without the partition's lock. One at a time, since each is two
+    /// operations of the disk that nobody else can use the partition during. Call it after
+    /// [`Partition::maintain`].
     ///
     /// # Errors
     /// [`LogError`] from the disk.
-    pub fn forget_oldest(&mut self, now: TimestampMs) -> Result<bool, LogError> {
+    pub fn forget_oldest(&mut self, now: TimestampMs) -> Result<Option<Removed>, LogError> {
         let limit = self.forgettable_end();
         if self.log.would_forget_producers(now, limit) {
-            return Ok(false);
+            return Ok(None);
         }
-        let removed = self.log.apply_retention(now, limit, 1)?;
+        let mut removed = self.log.apply_retention(now, limit, 1)?;
         self.observe(now)?;
         let start = self.log.start();
         self.drive(now, Input::Trimmed { start })?;
-        Ok(!removed.is_empty())
+        Ok(removed.pop())
     }
 
     /// Takes up changed settings. The log's take effect with its next batch or segment; where the

@@ -2,6 +2,7 @@
 
 use crate::common::{Bench, files, small_segments};
 use millstream_env::disk::{BitFlip, FaultPlan};
+use millstream_log::AppendError;
 use millstream_types::{Offset, TimestampMs};
 
 /// Four batches, each in a segment of its own, all durable; one a second.
@@ -52,6 +53,23 @@ fn no_more_go_at_once_than_the_owner_asks_for() {
         bench.log().start().value()
     });
     assert_eq!(starts, [2, 4, 6, 6], "the newest stays");
+}
+
+/// To give back a large file's bytes takes long: the owner chooses when.
+#[test]
+fn a_removed_segment_has_its_room_until_it_is_let_go() {
+    let mut bench = bench(Some(0), None);
+    bench.roll().unwrap();
+    bench.settle().unwrap();
+    let used = files(&bench).iter().map(|(_, length)| length).sum();
+    let faults = FaultPlan { space_bytes_max: Some(used), ..FaultPlan::default() };
+    bench.disk.set_faults(faults);
+    let (now, limit) = (bench.now(), bench.log().end());
+    let removed = bench.log().apply_retention(now, limit, 1).unwrap();
+    assert_eq!((removed.len(), files(&bench).len()), (1, 3), "its name is gone");
+    assert!(matches!(bench.append(1, 10), Err(AppendError::NoSpace)));
+    drop(removed);
+    bench.append(1, 10).unwrap();
 }
 
 #[test]

@@ -223,8 +223,8 @@ impl World {
         let mut result = partition.maintain(now);
         while result.is_ok() {
             match partition.forget_oldest(now) {
-                Ok(true) => {}
-                Ok(false) => break,
+                Ok(Some(_removed)) => {}
+                Ok(None) => break,
                 Err(error) => result = Err(error),
             }
         }
