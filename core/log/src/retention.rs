@@ -62,9 +62,9 @@ impl PartitionLog {
 
     /// Whether [`PartitionLog::apply_retention`] would remove the newest segment that carries the
     /// producers' state for good, or any while none does: an opening after a power cut would know
-    /// only the producers that wrote since. A segment that recovery sealed carries none, and one
-    /// whose seal recovery found counts once [`PartitionLog::secure_producers`] has synced it; where
-    /// that does not help the owner rolls and waits for the seal; without a record to roll,
+    /// only the producers that wrote since. A segment that recovery sealed carries none, and the
+    /// newest whose seal it found counts once [`PartitionLog::secure_producers`] has synced it.
+    /// Where that does not help the owner rolls and waits for the seal; without a record to roll,
     /// retention waits for one.
     #[must_use]
     pub fn would_forget_producers(&self, now: TimestampMs, limit: Offset) -> bool {

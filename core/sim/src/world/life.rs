@@ -110,9 +110,9 @@ impl World {
         self.start(Loss::Unwritten)
     }
 
-    /// A bit turns over while the broker is down. Everything is at rest and synced before, also what
-    /// replicated topics leave to chance, so that the newest mark vouches for all of it: damage
-    /// above a mark is a torn tail, and rightly so.
+    /// A bit turns over while the broker is down. Everything is at rest and synced before, also
+    /// what replicated topics leave to chance, so that the newest mark vouches for all of it:
+    /// damage above a mark is a torn tail, and rightly so.
     pub(super) fn rot(&mut self) -> Checked {
         if self.disk.is_fenced() || self.faults.space_bytes_max.is_some() {
             return Ok(());
