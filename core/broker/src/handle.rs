@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use millstream_env::clock::Clock;
 use millstream_env::disk::{Completions, DiskError, DiskResult, FileId, OpToken};
-use millstream_log::{Cursor, LogError, ReadError, ReadPlan};
+use millstream_log::{Cursor, LogError, ReadError, ReadPlan, Removed};
 use millstream_meta::ArchiveHead;
 use millstream_partition::{Partition, PartitionConfig, Placed};
 use millstream_service::ServiceError;
@@ -271,15 +271,16 @@ impl PartitionHandle {
     /// Rolls, applies retention, forgets idle producers.
     pub(crate) fn maintain(&self) -> Result<(), ServiceError> {
         let now = self.clock.wall();
-        let noted = |result: Result<bool, LogError>| {
+        let noted = |result: Result<Option<Removed>, LogError>| {
             result.unwrap_or_else(|error| {
                 self.note(&error);
-                false
+                None
             })
         };
-        self.with_open(|partition| noted(partition.maintain(now).map(|()| false)))?;
-        // The lock is let go between two segments: the network's thread waits for it.
-        while self.with_open(|partition| noted(partition.forget_oldest(now)))? {}
+        self.with_open(|partition| noted(partition.maintain(now).map(|()| None)))?;
+        // The network's thread waits for the lock: it is let go between two segments, and before
+        // the bytes of one are given back.
+        while self.with_open(|partition| noted(partition.forget_oldest(now)))?.is_some() {}
         Ok(())
     }
 

@@ -92,11 +92,12 @@ impl SegmentFile {
         }
     }
 
-    /// Removes the name. Whoever shares `this` can read on, so the file is opened first if
-    /// anyone does.
+    /// Removes the name. The file is opened first, so that whoever shares `this` can read on, and
+    /// so that this is quick: the bytes of an open file are given back when the last one lets go.
     pub(crate) fn remove(this: &Arc<Self>) -> DiskResult<()> {
+        let opened = this.open();
         if Arc::strong_count(this) > 1 {
-            this.open()?;
+            opened?;
         }
         this.state().removed = true;
         this.disk.remove_file(&this.path())

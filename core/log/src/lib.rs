@@ -15,6 +15,7 @@ mod file;
 pub mod format;
 mod index;
 mod log;
+mod proof;
 mod read;
 mod recovery;
 mod retention;

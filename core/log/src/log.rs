@@ -15,6 +15,7 @@ use crate::epoch::EpochHistory;
 use crate::error::{AppendError, LogError, OpenError};
 use crate::file::SegmentFile;
 use crate::format::{HEADER_BLOCK_BYTES, SealRecord, SegmentHeader, SegmentTimes, TRAILER_BYTES};
+use crate::proof::FoundSeal;
 use crate::recovery::{self, Replay};
 use crate::shared::LogShared;
 use crate::tail::{Tail, TailBatch};
@@ -89,6 +90,8 @@ pub struct PartitionLog {
     pub(crate) epochs: EpochHistory,
     /// The base of the newest sealed segment that carries the producers' state.
     pub(crate) snapshot: Option<Offset>,
+    /// The newest seal of the opening, until it is durable; all others are.
+    pub(crate) unproven: Option<FoundSeal>,
     pub(crate) tail: Tail,
     /// The first failure; nothing is submitted after it.
     failed: Option<DiskError>,
@@ -159,7 +162,7 @@ impl PartitionLog {
 
     /// [`PartitionLog::open`] of a log that starts at `beginning`, if it holds nothing from before.
     /// Until a segment is sealed with the owner's snapshot every opening needs the same beginning:
-    /// [`PartitionLog::needs_beginning`] tells.
+    /// [`PartitionLog::begins`] tells.
     ///
     /// # Errors
     /// As [`PartitionLog::open`].
@@ -181,6 +184,7 @@ impl PartitionLog {
             number: context.shared.number_log(),
             shared: context.shared,
             start: Offset::ZERO,
+            unproven: found.sealed.back().map(|newest| FoundSeal::new(&newest.file)),
             sealed: found.sealed,
             unsealed: found.unsealed,
             epochs: found.epochs,
@@ -237,13 +241,6 @@ impl PartitionLog {
     #[must_use]
     pub fn unsynced_bytes(&self) -> u64 {
         self.unsealed.iter().map(|segment| segment.unsynced_bytes()).sum()
-    }
-
-    /// Whether the log starts behind offset 0 and says nothing of the producers and epochs there:
-    /// it was begun elsewhere, see [`Beginning`].
-    #[must_use]
-    pub fn needs_beginning(&self) -> bool {
-        self.snapshot.is_none() && self.first_base().is_some_and(|base| base > Offset::ZERO)
     }
 
     /// About how many bytes of batches lie at and behind `from`: a segment that `from` lies within
@@ -382,7 +379,10 @@ impl PartitionLog {
         result: DiskResult<()>,
     ) -> Result<Progress, LogError> {
         self.check_failed()?;
-        if let Some(segment) = self.unsealed.iter_mut().find(|segment| segment.id == file)
+        if let Some(found) = self.unproven.take_if(|found| found.is_proven_by(file, token)) {
+            found.release();
+            result.map_err(|error| self.fail(error))?;
+        } else if let Some(segment) = self.unsealed.iter_mut().find(|segment| segment.id == file)
             && let Err(error) = segment.complete(token, result)
         {
             return Err(self.fail(error));
@@ -469,6 +469,9 @@ impl PartitionLog {
 
     /// Takes the steps of sealing that can be taken now, oldest segment first.
     pub(crate) fn pump(&mut self) -> DiskResult<()> {
+        if self.unsealed.front().is_some_and(|first| !first.is_active()) && !self.prove_seals()? {
+            return Ok(());
+        }
         while let Some(first) = self.unsealed.front_mut() {
             let Some(record) = first.advance_seal(&mut self.io, &self.epochs)? else { break };
             if let Some(done) = self.unsealed.pop_front() {
@@ -480,6 +483,16 @@ impl PartitionLog {
             }
         }
         Ok(())
+    }
+
+    /// Whether every seal is durable; submits what is missing.
+    pub(crate) fn prove_seals(&mut self) -> DiskResult<bool> {
+        let Some(found) = &mut self.unproven else { return Ok(true) };
+        let proven = found.prove(&mut self.io, &self.completions)?;
+        if proven {
+            self.unproven = None;
+        }
+        Ok(proven)
     }
 
     /// The base of the log's first segment.

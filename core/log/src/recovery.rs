@@ -192,8 +192,10 @@ fn drop_headless(
     drop_from(context, dir, segments, at, begins)
 }
 
-/// Removes the segments from `at` on, durably. Removing all of a log that did not begin there would
-/// lose its start, so that is corruption: retention leaves no such log.
+/// Removes the segments from `at` on, the last one first and each durably before the next, so that
+/// a power cut cannot leave a later one alone, at which the log would seem to start. Removing all
+/// of a log that did not begin there would lose its start, so that is corruption: retention leaves
+/// no such log.
 fn drop_from(
     context: &Context,
     dir: &Path,
@@ -209,8 +211,8 @@ fn drop_from(
         let path = gone.file.path();
         tracing::info!(path = %path.display(), "removing a segment that was never durable");
         context.disk.remove_file(&path)?;
+        context.disk.sync_dir(dir)?;
     }
-    context.disk.sync_dir(dir)?;
     Ok(())
 }
 

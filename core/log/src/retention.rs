@@ -1,5 +1,7 @@
 //! What of a log may be forgotten, and forgetting it.
 
+use std::sync::Arc;
+
 use millstream_types::{Offset, TimestampMs};
 
 use crate::error::LogError;
@@ -7,9 +9,12 @@ use crate::file::SegmentFile;
 #[cfg(doc)]
 use crate::format::SegmentTimes;
 use crate::log::{PartitionLog, Sealed};
+use crate::proof::FoundSeal;
 
-/// A segment that retention removed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// A segment that retention removed. Its name is gone, durably; its bytes are given back when this
+/// is dropped, and no read uses them any more. For a large file that takes as long as hundreds of
+/// appends: drop it where nobody waits.
+#[derive(Debug)]
 pub struct Removed {
     /// The segment's first offset.
     pub base: Offset,
@@ -17,6 +22,7 @@ pub struct Removed {
     pub end: Offset,
     /// Bytes of its file.
     pub bytes: u64,
+    _file: Arc<SegmentFile>,
 }
 
 impl PartitionLog {
@@ -45,10 +51,8 @@ impl PartitionLog {
             if removed.len() == segments_max || !self.may_go(first, now, limit, size) {
                 break;
             }
-            let bytes = first.file_bytes();
-            removed.push(Removed { base: first.file.base(), end: first.end, bytes });
-            size -= bytes;
-            self.remove_first()?;
+            size -= first.file_bytes();
+            removed.extend(self.remove_first()?);
         }
         self.retry_seals();
         self.pump().map_err(|error| self.fail(error))?;
@@ -57,22 +61,41 @@ impl PartitionLog {
     }
 
     /// Whether [`PartitionLog::apply_retention`] would remove the newest segment that carries the
-    /// producers' state, or any while none does: the next opening would know only the producers
-    /// that wrote since. A segment that recovery sealed carries none. The owner rolls first and
-    /// waits for the seal; without a record to roll, retention waits for one.
+    /// producers' state for good, or any while none does: an opening after a power cut would know
+    /// only the producers that wrote since. A segment that recovery sealed carries none, and the
+    /// newest whose seal it found counts once [`PartitionLog::secure_producers`] has synced it.
+    /// Where that does not help the owner rolls and waits for the seal; without a record to roll,
+    /// retention waits for one.
     #[must_use]
     pub fn would_forget_producers(&self, now: TimestampMs, limit: Offset) -> bool {
         let mut size = self.size_bytes();
+        let unproven = self.unproven.as_ref().map(FoundSeal::base);
+        let carrier = self.snapshot.filter(|carrier| Some(*carrier) != unproven);
         for segment in &self.sealed {
             if !self.may_go(segment, now, limit, size) {
                 return false;
             }
-            if self.snapshot.is_none_or(|carrier| segment.file.base() >= carrier) {
+            if carrier.is_none_or(|carrier| segment.file.base() >= carrier) {
                 return true;
             }
             size -= segment.file_bytes();
         }
         false
+    }
+
+    /// Submits the sync of the newest state of the producers, if only a seal that recovery found
+    /// has it, which a power cut could still take. False when there is none: then only a roll
+    /// brings a newer state.
+    ///
+    /// # Errors
+    /// [`LogError`], latched.
+    pub fn secure_producers(&mut self) -> Result<bool, LogError> {
+        self.check_failed()?;
+        let unproven = self.unproven.as_ref().map(FoundSeal::base);
+        if unproven.is_none() || unproven != self.snapshot {
+            return Ok(false);
+        }
+        self.prove_seals().map(|_| true).map_err(|error| self.fail(error))
     }
 
     fn may_go(&self, segment: &Sealed, now: TimestampMs, limit: Offset, size: u64) -> bool {
@@ -90,12 +113,15 @@ impl PartitionLog {
     }
 
     /// Each removal is durable before the next begins, so that a power cut cannot leave a gap.
-    fn remove_first(&mut self) -> Result<(), LogError> {
-        let Some(first) = self.sealed.pop_front() else { return Ok(()) };
+    fn remove_first(&mut self) -> Result<Option<Removed>, LogError> {
+        let Some(first) = self.sealed.pop_front() else { return Ok(None) };
         self.shared.forget(self.number, first.file.base());
+        self.unproven.take_if(|found| found.base() == first.file.base());
         self.start = first.end;
         self.epochs.trim_start(self.start);
         let gone = SegmentFile::remove(&first.file).and_then(|()| self.io.disk.sync_dir(&self.dir));
-        gone.map_err(|error| self.fail(error))
+        gone.map_err(|error| self.fail(error))?;
+        let (base, end, bytes) = (first.file.base(), first.end, first.file_bytes());
+        Ok(Some(Removed { base, end, bytes, _file: first.file }))
     }
 }

@@ -56,7 +56,7 @@ impl Io {
     }
 
     /// Submits a sync; `Some` token when it is still under way.
-    fn sync(&mut self, id: FileId) -> DiskResult<Option<OpToken>> {
+    pub(crate) fn sync(&mut self, id: FileId) -> DiskResult<Option<OpToken>> {
         let token = self.token();
         pending(self.disk.submit_sync(id, token), token)
     }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use millstream_env::disk::{DiskResult, FileId, OpToken};
 use millstream_log::{
-    Beginning, Context, Cursor, LogError, OpenError, PartitionLog, ReadError, ReadPlan, Replay,
+    Beginning, Context, Cursor, LogError, OpenError, PartitionLog, ReadError, ReadPlan, Removed,
+    Replay,
 };
 use millstream_replica::{
     Action, Admission, Durability, Input, Positions, ProducerTable, Refusal, Replica, SnapshotError,
@@ -378,29 +379,31 @@ impl Partition {
         if std::mem::replace(&mut self.end_at_maintenance, end) == end {
             self.log.drop_tail();
         }
-        if self.log.would_forget_producers(now, self.forgettable_end()) {
-            // What is due goes later, when another segment carries the producers' state.
+        // What is due goes later, when another segment carries the producers' state for good.
+        let forgets = self.log.would_forget_producers(now, self.forgettable_end());
+        if forgets && !self.log.secure_producers()? {
             self.roll()?;
         }
         self.observe(now)
     }
 
-    /// Removes the oldest segment if it is past retention; whether one went, so that another may
-    /// be due. One at a time, since each is two operations of the disk that nobody else can use
-    /// the partition during. Call it after [`Partition::maintain`].
+    /// Removes the oldest segment if it is past retention; the one that went, if one did, so that
+    /// another may be due: drop it without the partition's lock. One at a time, since each is two
+    /// operations of the disk that nobody else can use the partition during. Call it after
+    /// [`Partition::maintain`].
     ///
     /// # Errors
     /// [`LogError`] from the disk.
-    pub fn forget_oldest(&mut self, now: TimestampMs) -> Result<bool, LogError> {
+    pub fn forget_oldest(&mut self, now: TimestampMs) -> Result<Option<Removed>, LogError> {
         let limit = self.forgettable_end();
         if self.log.would_forget_producers(now, limit) {
-            return Ok(false);
+            return Ok(None);
         }
-        let removed = self.log.apply_retention(now, limit, 1)?;
+        let mut removed = self.log.apply_retention(now, limit, 1)?;
         self.observe(now)?;
         let start = self.log.start();
         self.drive(now, Input::Trimmed { start })?;
-        Ok(!removed.is_empty())
+        Ok(removed.pop())
     }
 
     /// Takes up changed settings. The log's take effect with its next batch or segment; where the
@@ -436,9 +439,14 @@ impl Partition {
     }
 
     /// Tells the replica how far the log has come, until nothing moves any more: a disk may be done
-    /// with a sync within the call that submits it, and then no completion follows.
+    /// with a sync within the call that submits it, and then no completion follows. Once the log
+    /// has failed the replica is told nothing more, so that nothing is committed any more: also
+    /// not what the log had learnt when it failed.
     fn observe(&mut self, now: TimestampMs) -> Result<(), LogError> {
         loop {
+            if let Some(source) = self.log.failure() {
+                return Err(LogError { log: self.log.identity(), source });
+            }
             let (written, durable) = (self.log.written_end(), self.log.durable_end());
             let before = self.replica.positions();
             if written > before.written {

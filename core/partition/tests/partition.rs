@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
-use millstream_env::disk::{Completions, DiskResult, FileId, OpToken, SimDisk, SimDiskConfig};
+use millstream_env::disk::{
+    Completions, DiskResult, FaultPlan, FileId, OpToken, SimDisk, SimDiskConfig,
+};
 use millstream_log::{Context, LogConfig, LogShared, ReadPlan, SharedLimits};
 use millstream_partition::{AppendError, Partition, PartitionConfig, TimestampPolicy};
 use millstream_replica::{Durability, ReplicaConfig};
@@ -73,6 +75,14 @@ fn bench(seed: u64, ready_per_cent: u8, config: PartitionConfig) -> Bench {
 }
 
 impl Bench {
+    /// Hands over a completion, if there is one.
+    fn take_one(&mut self) {
+        let next = self.mailbox.0.lock().unwrap().pop_front();
+        if let Some((file, token, result)) = next {
+            let _failed = self.partition.complete(NOW, file, token, result);
+        }
+    }
+
     fn settle(&mut self) {
         loop {
             self.disk.run_until_idle();
@@ -131,6 +141,39 @@ fn a_replicated_topic_is_synced_behind_its_producers() {
     }
     assert!(bench.partition.log().durable_end() >= Offset::ZERO.plus(31));
     assert_eq!(bench.partition.positions().high_watermark, Offset::ZERO.plus(40));
+}
+
+/// Whatever the disk still reports after a sync has failed, and whoever asks.
+#[test]
+fn nothing_is_committed_once_the_disk_has_failed() {
+    let mut held_back = 0;
+    for seed in 0..200 {
+        let mut config = config(CREATE_TIME);
+        config.replica.durability = Durability::Replicated;
+        let mut bench = bench(seed, 20, config);
+        let faults = FaultPlan { fail_sync: Some(1 + seed % 7), ..FaultPlan::default() };
+        bench.disk.set_faults(faults);
+        let mut failed_at = None;
+        for number in 0..60 {
+            let _taken = bench.partition.append(NOW, batch(NOW, 100));
+            for _ in 0..number % 4 {
+                bench.disk.step();
+                bench.take_one();
+                if bench.partition.log().failure().is_some() {
+                    failed_at.get_or_insert(bench.partition.positions().high_watermark);
+                }
+            }
+            let _maintained = bench.partition.maintain(NOW);
+            let _synced = bench.partition.sync(NOW);
+            let now = bench.partition.positions();
+            if let Some(failed_at) = failed_at {
+                assert_eq!(now.high_watermark, failed_at, "seed {seed}");
+            }
+        }
+        let written = bench.partition.log().written_end();
+        held_back += u32::from(failed_at.is_some_and(|failed_at| failed_at < written));
+    }
+    assert!(held_back > 0, "no run had anything to commit after its failure");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use millstream_partition::Partition;
-use millstream_types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
+use millstream_types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TimestampMs};
 use millstream_wire::{Batch, BatchHeader};
 
 /// Base offset, length and leader epoch: what stands before the bytes that are the producer's.
@@ -16,6 +16,8 @@ pub(crate) struct Entry {
     pub(crate) base: Offset,
     pub(crate) next: Offset,
     pub(crate) epoch: LeaderEpoch,
+    /// Its largest timestamp.
+    pub(crate) newest: TimestampMs,
     /// The batch without what the broker writes into it. No two batches sent have the same.
     pub(crate) body: Bytes,
     /// Its place among its producer's batches, if its producer is idempotent.
@@ -42,6 +44,8 @@ pub(crate) struct Ledger {
     pub(crate) start: Offset,
     /// Whether the partition is archived: then nothing is given up where the log forgets it.
     pub(crate) archived: bool,
+    /// The first offset that the archive's retention has left.
+    pub(crate) archive_start: Offset,
     /// The high watermark of this life of the process.
     pub(crate) high_watermark: Offset,
     /// The most that ever was durable.
@@ -58,7 +62,7 @@ impl Ledger {
 
     /// The first offset that must be there, in the log or in the archive.
     pub(crate) fn first(&self) -> Offset {
-        if self.archived { Offset::ZERO } else { self.start }
+        if self.archived { self.archive_start } else { self.start }
     }
 
     /// The disk is gone, and with it everything from `end` on, where the archive ends; as
@@ -117,6 +121,7 @@ pub(crate) fn entry_of(batch: &Batch) -> Entry {
         base: header.base_offset,
         next: header.next_offset(),
         epoch: header.leader_epoch,
+        newest: header.max_timestamp,
         body: body_of(batch.bytes()),
         number: number_of(header),
     }
@@ -126,6 +131,11 @@ pub(crate) fn entry_of(batch: &Batch) -> Entry {
 pub(crate) fn number_of(header: &BatchHeader) -> Option<Number> {
     let numbered = header.producer_id.is_some();
     numbered.then_some((header.producer_id, header.producer_epoch, header.base_sequence))
+}
+
+/// The largest timestamp of a batch; none for bytes that are no batch.
+pub(crate) fn newest_of(bytes: &Bytes) -> TimestampMs {
+    BatchHeader::parse(bytes).map_or(TimestampMs::NONE, |header| header.max_timestamp)
 }
 
 /// As [`number_of`], of a whole batch; `None` also for bytes that are no batch.

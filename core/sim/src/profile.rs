@@ -39,6 +39,8 @@ pub struct Mix {
     pub offload: u32,
     /// A request to the archive's store, of a process that is gone, arrives.
     pub late_upload: u32,
+    /// Retention looks at the archive, or what nothing names there any more is removed.
+    pub tidy: u32,
     /// The disk is lost with all that is on it, and the archive alone is left.
     pub lose_disk: u32,
 }
@@ -64,11 +66,12 @@ impl Mix {
         rot: 0,
         offload: 0,
         late_upload: 0,
+        tidy: 0,
         lose_disk: 0,
     };
 
     /// The weights in the order of the fields.
-    pub(crate) const fn weights(&self) -> [u32; 19] {
+    pub(crate) const fn weights(&self) -> [u32; 20] {
         [
             self.produce,
             self.resend,
@@ -88,6 +91,7 @@ impl Mix {
             self.rot,
             self.offload,
             self.late_upload,
+            self.tidy,
             self.lose_disk,
         ]
     }
@@ -104,7 +108,8 @@ pub struct Profile {
     pub mix: Mix,
     /// Whether old segments are removed, by size and by time.
     pub retention: bool,
-    /// Whether partitions are archived; then `retention` is that of the local copies.
+    /// Whether partitions are archived; then `retention` is that of the local copies, and the
+    /// archive has one of its own.
     pub archived: bool,
     /// How many in a hundred disk operations are done within the submitting call.
     pub ready_per_cent: u8,
@@ -163,7 +168,7 @@ impl Profile {
         },
         Self {
             name: "archive",
-            about: "ranges go to an archive that fails now and then, and disks are lost",
+            about: "ranges go to an archive that fails and gives up the oldest; disks are lost",
             mix: Mix {
                 power_cut: 6,
                 kill: 5,
@@ -172,7 +177,8 @@ impl Profile {
                 fail_sync: 2,
                 maintain: 60,
                 offload: 150,
-                late_upload: 8,
+                late_upload: 25,
+                tidy: 40,
                 lose_disk: 3,
                 ..Mix::CALM
             },

@@ -71,6 +71,7 @@ fn ranges_are_archived_and_disks_are_lost() {
     assert!(counts.disks_lost > 50 && counts.power_cuts > 100 && counts.begun > 100, "{counts:?}");
     assert!(counts.store_faults > 100 && counts.heads_caught_up > 50, "{counts:?}");
     assert!(counts.superseded > 0 && counts.late_ranges > 0 && counts.waited > 10, "{counts:?}");
+    assert!(counts.given_up > 20 && counts.late_trims > 0 && counts.collected > 100, "{counts:?}");
 }
 
 #[test]
@@ -147,4 +148,17 @@ fn forgetting_before_the_metadata_knows_is_found() {
 fn forgetting_the_archives_producers_is_found() {
     let found = found("archive", Sabotage::DropProducers);
     assert!(found.contains("no duplicate") || found.contains("progress"), "{found:?}");
+}
+
+/// A process that is gone may yet name what it has put.
+#[test]
+fn collecting_what_is_about_to_be_named_is_found() {
+    let found = found("archive", Sabotage::CollectAtOnce);
+    assert!(found.contains("archive holds"), "{found:?}");
+}
+
+#[test]
+fn giving_up_more_than_retention_asks_for_is_found() {
+    let found = found("archive", Sabotage::GiveUpAll);
+    assert!(found.contains("archive holds"), "{found:?}");
 }

@@ -104,6 +104,33 @@ fn with_a_disk_that_completes_at_once() {
     }
 }
 
+/// An opening that drops several segments which were never durable, and is itself cut short.
+#[test]
+fn while_opening() {
+    let mut cut_short = 0;
+    for (seed, within) in (0..300).flat_map(|seed| (1..8).map(move |within| (seed, within))) {
+        let mut bench = Bench::new(seed, 0, small_segments(), FaultPlan::default());
+        bench.open().unwrap();
+        for _ in 0..3 {
+            bench.append(2, 80).unwrap();
+            bench.roll().unwrap();
+        }
+        bench.log = None;
+        bench.disk.crash();
+        bench.disk.restart();
+        let power_cut_after = Some(bench.disk.ops() + within);
+        bench.disk.set_faults(FaultPlan { power_cut_after, ..FaultPlan::default() });
+        cut_short += u32::from(bench.open().is_err());
+        bench.log = None;
+        bench.disk.crash();
+        bench.disk.restart();
+        bench.open().unwrap_or_else(|error| panic!("seed {seed}, cut within {within}: {error}"));
+        bench.check_recovered(Offset::ZERO);
+        go_on(&mut bench);
+    }
+    assert!(cut_short > 100, "{cut_short} openings were cut short");
+}
+
 /// The process dies and the machine goes on: what was written stays, what waited may be lost.
 #[test]
 fn a_killed_process_loses_only_what_was_not_written() {

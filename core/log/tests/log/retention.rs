@@ -2,6 +2,7 @@
 
 use crate::common::{Bench, files, small_segments};
 use millstream_env::disk::{BitFlip, FaultPlan};
+use millstream_log::AppendError;
 use millstream_types::{Offset, TimestampMs};
 
 /// Four batches, each in a segment of its own, all durable; one a second.
@@ -52,6 +53,23 @@ fn no_more_go_at_once_than_the_owner_asks_for() {
         bench.log().start().value()
     });
     assert_eq!(starts, [2, 4, 6, 6], "the newest stays");
+}
+
+/// To give back a large file's bytes takes long: the owner chooses when.
+#[test]
+fn a_removed_segment_has_its_room_until_it_is_let_go() {
+    let mut bench = bench(Some(0), None);
+    bench.roll().unwrap();
+    bench.settle().unwrap();
+    let used = files(&bench).iter().map(|(_, length)| length).sum();
+    let faults = FaultPlan { space_bytes_max: Some(used), ..FaultPlan::default() };
+    bench.disk.set_faults(faults);
+    let (now, limit) = (bench.now(), bench.log().end());
+    let removed = bench.log().apply_retention(now, limit, 1).unwrap();
+    assert_eq!((removed.len(), files(&bench).len()), (1, 3), "its name is gone");
+    assert!(matches!(bench.append(1, 10), Err(AppendError::NoSpace)));
+    drop(removed);
+    bench.append(1, 10).unwrap();
 }
 
 #[test]
@@ -125,6 +143,62 @@ fn the_newest_state_of_the_producers_is_never_forgotten() {
     assert!(!bench.log().would_forget_producers(now, limit));
     assert_eq!(start_after(&mut bench, 8), 4);
     assert_eq!(bench.snapshot.as_deref(), Some(&b"state at 8"[..]));
+}
+
+/// The owner's part: what is due goes once another segment has the producers' state for good.
+fn forget(bench: &mut Bench) {
+    for _ in 0..4 {
+        let (now, limit) = (bench.now(), bench.log().durable_end());
+        if !bench.log().would_forget_producers(now, limit) {
+            bench.log().apply_retention(now, limit, usize::MAX).unwrap();
+        } else if !bench.log().secure_producers().unwrap() {
+            bench.roll().unwrap();
+        }
+        bench.settle().unwrap();
+    }
+}
+
+/// A process that dies between a seal's write and its sync leaves one that a power cut can take
+/// later: nothing may rest on it before it is synced, retention and later seals alike.
+#[test]
+fn no_state_of_the_producers_goes_for_one_that_a_power_cut_can_take() {
+    let mut config = small_segments();
+    config.retention_ms = Some(2500);
+    for (seed, rolls) in (0..200).flat_map(|seed| [(seed, false), (seed, true)]) {
+        let mut bench = Bench::new(seed, 0, config, FaultPlan::default());
+        bench.open().unwrap();
+        bench.append(2, 50).unwrap();
+        bench.roll().unwrap();
+        bench.now += 3000;
+        bench.append(2, 50).unwrap();
+        bench.settle().unwrap();
+        // The first segment is due. The process dies at some step of the second segment's seal.
+        bench.roll().unwrap();
+        bench.append(2, 50).unwrap();
+        for _ in 0..seed % 10 {
+            bench.disk.step();
+            bench.deliver().unwrap();
+        }
+        let written = bench.log().written_end();
+        bench.log = None;
+        bench.disk.restart();
+        bench.open().unwrap();
+        bench.check_recovered(written);
+        bench.append(2, 50).unwrap();
+        if rolls {
+            bench.roll().unwrap();
+            bench.append(2, 50).unwrap();
+        }
+        bench.settle().unwrap();
+        forget(&mut bench);
+        assert!(bench.log().start() > Offset::ZERO, "seed {seed}: something went");
+        let durable = bench.log().durable_end();
+        bench.disk.crash();
+        bench.disk.restart();
+        bench.open().unwrap();
+        assert_ne!(bench.snapshot, None, "seed {seed}, rolls: {rolls}");
+        bench.check_recovered(durable);
+    }
 }
 
 #[test]

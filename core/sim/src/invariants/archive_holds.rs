@@ -4,11 +4,12 @@
 use std::ops::Range;
 
 use millstream_partition::Partition;
-use millstream_types::Offset;
+use millstream_types::{Offset, TimestampMs};
 
 use super::{Checked, violated};
 use crate::archive::{Archive, Head};
-use crate::ledger::Entry;
+use crate::ledger::{Entry, Ledger};
+use crate::world::Keeps;
 
 pub(crate) const NAME: &str = "archive holds";
 
@@ -22,6 +23,9 @@ pub(crate) fn standing(
 ) -> Checked {
     if let Some(head) = head.filter(|head| archive.manifest(head.number) != Some(*head)) {
         return violated(NAME, format!("the metadata has {head:?}, which the store has not"));
+    }
+    if let Some(range) = archive.lacks() {
+        return violated(NAME, format!("a manifest names {range:?}, whose object is gone"));
     }
     let archived = head.map_or(Offset::ZERO, |head| head.end);
     let told = partition.archive();
@@ -53,12 +57,34 @@ pub(crate) fn reopened(archive: &Archive, log: Range<Offset>) -> Checked {
     }
 }
 
+/// Retention is about to give up everything before `to`: each batch is too old, or as much as is
+/// asked for lies behind it. `slack` is how far off an estimate of what is not archived may be.
+pub(crate) fn given_up(
+    ledger: &Ledger,
+    to: Offset,
+    keeps: Keeps,
+    now: TimestampMs,
+    slack: u64,
+) -> Checked {
+    let mut behind = slack;
+    for entry in ledger.placed.values().rev() {
+        let too_old = keeps.ms.is_some_and(|kept| now.since_ms(entry.newest) > kept);
+        let too_large = keeps.bytes.is_some_and(|kept| behind >= kept);
+        if entry.next <= to && entry.base >= ledger.archive_start && !too_old && !too_large {
+            return violated(NAME, format!("{} is given up before its time", entry.base));
+        }
+        behind += entry.body.len() as u64;
+    }
+    Ok(())
+}
+
 /// Joins the archive with the log, which was read from its start: where both have an offset they
-/// must agree.
+/// must agree. What was given up is left out, though the log may have it still.
 pub(crate) fn joined(archive: &Archive, log: Vec<Entry>) -> Result<Vec<Entry>, super::Violation> {
     let mut all: Vec<Entry> = archive.entries().cloned().collect();
-    let end = all.last().map_or(Offset::ZERO, |entry| entry.next);
-    for entry in log {
+    let start = archive.start();
+    let end = all.last().map_or(start, |entry| entry.next);
+    for entry in log.into_iter().filter(|entry| entry.next > start) {
         if entry.base >= end {
             all.push(entry);
             continue;

@@ -110,11 +110,16 @@ impl World {
         self.start(Loss::Unwritten)
     }
 
-    /// A bit turns over while the broker is down. Everything is at rest before, so that the newest
-    /// mark vouches for all of it: damage above a mark is a torn tail, and rightly so.
+    /// A bit turns over while the broker is down. Everything is at rest and synced before, also
+    /// what replicated topics leave to chance, so that the newest mark vouches for all of it:
+    /// damage above a mark is a torn tail, and rightly so.
     pub(super) fn rot(&mut self) -> Checked {
         if self.disk.is_fenced() || self.faults.space_bytes_max.is_some() {
             return Ok(());
+        }
+        self.settle()?;
+        for site in 0..self.sites.len() {
+            self.sync_site(site)?;
         }
         self.settle()?;
         for site in 0..self.sites.len() {
@@ -134,6 +139,13 @@ impl World {
         self.rotten = true;
         self.note(format_args!("a bit turns over"));
         self.start(Loss::Unwritten)
+    }
+
+    fn sync_site(&mut self, index: usize) -> Checked {
+        let now = self.now();
+        let Some(partition) = &mut self.sites[index].partition else { return Ok(()) };
+        let synced = partition.sync(now);
+        synced.or_else(|error| progress::without_cause("no sync", &error))
     }
 
     /// Ends what is left of the last life and begins the next, as often as it takes.
@@ -189,6 +201,9 @@ impl World {
 
     /// Opens a partition, unless it waits for a store that is away.
     pub(super) fn open_site(&mut self, index: usize) -> Checked {
+        if self.sites[index].damaged {
+            return Ok(());
+        }
         let now = self.now();
         let away = self.profile.archived && self.store_fails();
         let (disk, shared) = (Arc::clone(&self.disk), Arc::clone(&self.shared));

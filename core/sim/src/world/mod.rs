@@ -4,6 +4,7 @@
 mod life;
 mod offload;
 mod site;
+mod tidy;
 mod traffic;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::invariants::{Checked, Violation, progress};
 use crate::profile::Profile;
 use crate::trace::Trace;
 use site::Site;
+pub(crate) use tidy::Keeps;
 
 /// When simulated time begins: 1 September 2020.
 const START_MS: i64 = 1_598_918_400_000;
@@ -59,6 +61,10 @@ pub enum Sabotage {
     ForgetFirst,
     /// Carries no producers' state from range to range.
     DropProducers,
+    /// Removes objects that no manifest names at once, whoever may be about to name them.
+    CollectAtOnce,
+    /// Gives up all that is archived, whatever retention asks for.
+    GiveUpAll,
 }
 
 /// How often what happened, over one run or several.
@@ -100,6 +106,12 @@ pub struct Counts {
     pub superseded: u64,
     /// Ranges that a process archived that was gone by then.
     pub late_ranges: u64,
+    /// Manifests that gave up ranges.
+    pub given_up: u64,
+    /// Of those, how many a process wrote that was gone by then.
+    pub late_trims: u64,
+    /// Objects removed that no manifest named.
+    pub collected: u64,
     /// Heads that a crash had kept from the metadata.
     pub heads_caught_up: u64,
     /// Batches that consumers read from the archive.
@@ -133,6 +145,9 @@ impl Counts {
         self.store_faults += other.store_faults;
         self.superseded += other.superseded;
         self.late_ranges += other.late_ranges;
+        self.given_up += other.given_up;
+        self.late_trims += other.late_trims;
+        self.collected += other.collected;
         self.heads_caught_up += other.heads_caught_up;
         self.read_archived += other.read_archived;
         self.waited += other.waited;
@@ -206,7 +221,7 @@ struct World {
 }
 
 /// What the seed draws, in the order of [`crate::Mix`].
-const EVENTS: [fn(&mut World) -> Checked; 19] = [
+const EVENTS: [fn(&mut World) -> Checked; 20] = [
     World::produce,
     World::resend,
     World::stray,
@@ -225,6 +240,7 @@ const EVENTS: [fn(&mut World) -> Checked; 19] = [
     World::rot,
     World::offload,
     World::late_upload,
+    World::tidy,
     World::lose_disk,
 ];
 

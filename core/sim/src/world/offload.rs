@@ -4,12 +4,13 @@
 use std::ops::Range;
 
 use millstream_partition::RangeState;
-use millstream_types::{LeaderEpoch, Offset};
+use millstream_types::{LeaderEpoch, Offset, TimestampMs};
 
 use super::life::Loss;
 use super::site::Site;
+use super::tidy::GRACE_MS;
 use super::{Sabotage, World, new_disk};
-use crate::archive::{Head, Object};
+use crate::archive::{Change, Head, Object};
 use crate::consumer::{Got, read_range};
 use crate::invariants::{Checked, one_order, progress};
 use crate::ledger::entry_of;
@@ -17,6 +18,8 @@ use crate::ledger::entry_of;
 /// How many in a hundred requests to the store fail, and of how many more the answer is lost.
 const STORE_FAILS_PER_CENT: u8 = 6;
 const ANSWER_LOST_PER_CENT: u8 = 6;
+/// Who put an object names it within so long, or gives up: well before what nothing names goes.
+const REQUEST_MS_MAX: u64 = GRACE_MS / 2;
 /// The most bytes of batches in a range.
 const RANGE_BYTES_MAX: usize = 6000;
 /// The most batches that a consumer gets from the archive at once.
@@ -26,20 +29,22 @@ const STEPS_TO_END: u32 = 5000;
 /// Batches that arrive again after the last disk was lost.
 const STRAYS_AT_END: u32 = 40;
 
-/// A range on its way, as one process knows it.
+/// A change of the archive on its way, as one process knows it.
 #[derive(Debug)]
 pub(super) struct Upload {
     /// What the newest manifest is to say.
-    head: Head,
-    stage: Stage,
+    pub(super) head: Head,
+    pub(super) stage: Stage,
+    /// When that stage was reached.
+    pub(super) since: TimestampMs,
 }
 
 #[derive(Debug)]
-enum Stage {
+pub(super) enum Stage {
     /// Read from the log.
     Encoded(Object),
-    /// The store has the object of that name.
-    Put(u64),
+    /// The store has what the manifest is to name.
+    Ready(Change),
     /// The manifest names it.
     Named,
     /// The metadata knows.
@@ -61,15 +66,22 @@ impl World {
             return Ok(());
         }
         let at = self.rng.index(late);
-        let Upload { head, stage } = self.sites[index].late.swap_remove(at);
+        let Upload { head, stage, since } = self.sites[index].late.swap_remove(at);
+        let now = self.now();
+        let names = matches!(stage, Stage::Ready(Change::Add(_)));
+        if names && now.since_ms(since) > REQUEST_MS_MAX {
+            self.note(format_args!("{index}: manifest {} is given up, late", head.number));
+            return Ok(());
+        }
         let site = &mut self.sites[index];
         let stage = match stage {
-            Stage::Encoded(object) => Stage::Put(site.archive.put(object)),
-            Stage::Put(object) if site.archive.create(head, object) => {
-                self.counts.late_ranges += 1;
+            Stage::Encoded(object) => Stage::Ready(Change::Add(site.archive.put(now, object))),
+            Stage::Ready(change) if site.create(head, change) => {
+                self.counts.late_ranges += u64::from(change != Change::Trim);
+                self.counts.late_trims += u64::from(change == Change::Trim);
                 Stage::Named
             }
-            Stage::Put(_) => {
+            Stage::Ready(_) => {
                 self.note(format_args!("{index}: manifest {} is another's, late", head.number));
                 return Ok(());
             }
@@ -80,7 +92,7 @@ impl World {
         };
         self.note(format_args!("{index}: late, to {}: {}", head.end, stage.name()));
         if !matches!(stage, Stage::Told) {
-            self.sites[index].late.push(Upload { head, stage });
+            self.sites[index].late.push(Upload { head, stage, since: now });
         }
         Ok(())
     }
@@ -163,20 +175,22 @@ impl World {
         let Some(upload) = self.sites[index].upload.take() else { return self.begin_range(index) };
         // Until it is through, what the store has is not known for sure.
         self.sites[index].seen = None;
-        let Upload { head, stage } = upload;
-        let asks_store = matches!(stage, Stage::Encoded(_) | Stage::Put(_));
+        let Upload { head, stage, .. } = upload;
+        let asks_store = matches!(stage, Stage::Encoded(_) | Stage::Ready(_));
         if asks_store && self.store_fails() {
             self.note(format_args!("{index}: the store fails"));
             return Ok(());
         }
+        let now = self.now();
         let site = &mut self.sites[index];
         let stage = match stage {
-            Stage::Encoded(object) => Stage::Put(site.archive.put(object)),
-            Stage::Put(object) if site.archive.create(head, object) => {
-                self.counts.archived += 1;
+            Stage::Encoded(object) => Stage::Ready(Change::Add(site.archive.put(now, object))),
+            Stage::Ready(change) if site.create(head, change) => {
+                self.counts.archived += u64::from(change != Change::Trim);
+                self.counts.given_up += u64::from(change == Change::Trim);
                 Stage::Named
             }
-            Stage::Put(_) => {
+            Stage::Ready(_) => {
                 self.counts.superseded += 1;
                 self.note(format_args!("{index}: manifest {} is another's", head.number));
                 return Ok(());
@@ -188,7 +202,7 @@ impl World {
             Stage::Told => {
                 site.take_up_head();
                 site.seen = Some(Some(head));
-                self.note(format_args!("{index}: archived to {}", head.end));
+                self.note(format_args!("{index}: archived from {} to {}", head.start, head.end));
                 return Ok(());
             }
         };
@@ -197,7 +211,7 @@ impl World {
             return Ok(());
         }
         self.note(format_args!("{index}: to {}: {}", head.end, stage.name()));
-        self.sites[index].upload = Some(Upload { head, stage });
+        self.sites[index].upload = Some(Upload { head, stage, since: now });
         Ok(())
     }
 
@@ -277,7 +291,7 @@ impl World {
         let entries = batches.iter().map(entry_of).collect();
         let (epochs, producers) = (state.epochs().to_vec(), state.producers());
         let stage = Stage::Encoded(Object { entries, epochs, producers });
-        Ok(Some(Upload { head, stage }))
+        Ok(Some(Upload { head, stage, since: now }))
     }
 
     fn encoded(&mut self, index: usize, upload: Upload) -> Checked {
@@ -305,6 +319,12 @@ impl World {
     ) -> Checked {
         let most = 1 + self.rng.index(ARCHIVED_BATCHES_MAX);
         let Site { archive, head, ledger, consumers, .. } = &mut self.sites[index];
+        let from = from.max(archive.start());
+        if from >= ledger.start {
+            // Retention gave up all that the log has not.
+            self.note(format_args!("{index}: consumer {consumer} moved to the log"));
+            return Ok(());
+        }
         let up_to = head.map_or(Offset::ZERO, |head| head.end);
         let kept = archive.entries().filter(|entry| entry.next > from && entry.next <= up_to);
         let entries: Vec<_> = kept.take(most).cloned().collect();
@@ -324,7 +344,7 @@ impl Stage {
     const fn name(&self) -> &'static str {
         match self {
             Self::Encoded(_) => "read",
-            Self::Put(_) => "put",
+            Self::Ready(_) => "put",
             Self::Named => "named",
             Self::Told => "told",
         }
@@ -332,6 +352,13 @@ impl Stage {
 }
 
 impl Site {
+    /// Creates a manifest, unless one of its number exists; what it gives up need not be anywhere.
+    fn create(&mut self, head: Head, change: Change) -> bool {
+        let created = self.archive.create(head, change);
+        self.ledger.archive_start = self.archive.start();
+        created
+    }
+
     /// The metadata takes a head, if it can follow the one that stands.
     fn move_head(&mut self, head: Head) -> bool {
         let moves = self.head.is_none_or(|standing| standing.admits(&head));

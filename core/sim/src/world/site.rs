@@ -1,6 +1,6 @@
 //! One partition in the world: its settings, its life on the broker, and who uses it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,6 +17,7 @@ use millstream_types::{
 use super::Sabotage;
 use super::life::Loss;
 use super::offload::Upload;
+use super::tidy::Keeps;
 use crate::archive::{Archive, Head};
 use crate::consumer::Consumer;
 use crate::invariants::{Checked, archive_holds, positions, progress, watermark};
@@ -75,6 +76,10 @@ pub(super) struct Site {
     pub(super) epoch: i32,
     /// Its part of the store.
     pub(super) archive: Archive,
+    /// What the archive's retention keeps.
+    pub(super) keeps: Keeps,
+    /// The objects given up that this life of the process has seen in the store, and when.
+    pub(super) noticed: BTreeMap<u64, TimestampMs>,
     /// How far it is archived, by the cluster's metadata.
     pub(super) head: Option<Head>,
     /// The newest manifest that this life of the process has seen, once it has looked.
@@ -83,7 +88,8 @@ pub(super) struct Site {
     pub(super) upload: Option<Upload>,
     /// Requests of processes that are gone, still on their way to the store.
     pub(super) late: Vec<Upload>,
-    /// Whether damage was reported: from then on it need not serve what lies at or after it.
+    /// Whether an opening reported damage. It is out of service from then on: were it opened again,
+    /// another bit could have taken the mark that tells this damage from a torn tail.
     pub(super) damaged: bool,
     pub(super) ledger: Ledger,
     pub(super) producers: Vec<Producer>,
@@ -115,6 +121,8 @@ impl Site {
                 loss: None,
                 epoch: 0,
                 archive: Archive::default(),
+                keeps: Keeps::draw(rng, profile),
+                noticed: BTreeMap::new(),
                 head: None,
                 seen: None,
                 upload: None,
@@ -126,6 +134,10 @@ impl Site {
             });
         }
         sites
+    }
+
+    pub(super) fn leader_epoch(&self) -> LeaderEpoch {
+        LeaderEpoch(self.epoch)
     }
 
     pub(super) fn durability(&self) -> Durability {
@@ -169,6 +181,10 @@ impl Site {
 
     /// What the store says of the range that ends at `at`.
     fn beginning(&self, at: Offset) -> Option<Beginning> {
+        if self.archive.head().is_some_and(|head| head.start == at && head.end == at) {
+            // Retention gave up every range, and what they knew: the producers begin anew.
+            return RangeState::default().beginning(at);
+        }
         let range = self.archive.range_ending(at)?;
         RangeState::resume(&range.epochs, &range.producers).ok()?.beginning(at)
     }
@@ -193,6 +209,7 @@ impl Site {
             self.late.push(upload);
         }
         self.seen = None;
+        self.noticed.clear();
         self.waits = false;
         if let Some(partition) = self.partition.take() {
             self.ledger.observe(&partition);

@@ -14,7 +14,7 @@ use crate::invariants::{
     Checked, Violation, acked_is_kept, archive_holds, fence_holds, no_duplicate, nothing_invented,
     one_order, progress,
 };
-use crate::ledger::{Entry, body_of, number_of, number_of_bytes};
+use crate::ledger::{Entry, body_of, newest_of, number_of, number_of_bytes};
 
 /// Rounds in which everything outstanding must end once nothing goes wrong any more.
 const ROUNDS_TO_END: u32 = 20;
@@ -128,7 +128,8 @@ impl World {
         let before = partition.log().end();
         let result = partition.append(now, batch);
         let after = partition.log().end();
-        let entry = |base, next| Entry { base, next, epoch, body: body_of(bytes), number };
+        let newest = newest_of(bytes);
+        let entry = |base, next| Entry { base, next, epoch, newest, body: body_of(bytes), number };
         let new = match &result {
             Ok(placed) if placed.duplicate => {
                 let known = entry(placed.base_offset, placed.next_offset);
@@ -222,8 +223,8 @@ impl World {
         let mut result = partition.maintain(now);
         while result.is_ok() {
             match partition.forget_oldest(now) {
-                Ok(true) => {}
-                Ok(false) => break,
+                Ok(Some(_removed)) => {}
+                Ok(None) => break,
                 Err(error) => result = Err(error),
             }
         }
@@ -303,7 +304,6 @@ impl World {
         match problem {
             Got::Damage(damage) if self.rotten => {
                 self.counts.damage_reported += 1;
-                self.sites[site].damaged = true;
                 self.note(format_args!("{site}: {damage}"));
                 Ok(())
             }
