@@ -107,11 +107,7 @@ pub fn fuzz_manifest(bytes: &[u8]) {
 
 /// What reads as a topic's config is written and read the same.
 pub fn fuzz_topic_config(bytes: &[u8]) {
-    let Some((number, topic)) = ArchivedTopic::of_config(bytes) else { return };
-    let Ok(config) = topic.decode("", number, bytes) else { return };
-    // What is written in full may be larger than what is read.
-    let Ok(written) = topic.encode("", number, &config) else { return };
-    assert_eq!(topic.decode("", number, &written).expect("what was written is read"), config);
+    ArchivedTopic::check_config(bytes);
 }
 
 fn open(object: &[u8]) -> ObjectReader {

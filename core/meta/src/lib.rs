@@ -19,7 +19,7 @@ mod snapshot;
 mod state;
 
 pub use archive::{
-    ARCHIVE_HEADS_MAX, ArchiveHead, DELETED_TOPICS_MAX, DeletedTopic, ManifestDigest, MovedHead,
+    ARCHIVE_HEADS_MAX, ArchiveHead, DELETED_TOPICS_MAX, DeletedTopic, MovedHead,
     RestoredPartition, TopicHeads,
 };
 pub use command::{Command, CommandBody, CommandId, Endpoint};

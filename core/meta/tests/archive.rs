@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millstream_meta::*;
 use millstream_types::{
-    BrokerId, ClusterId, DirectoryId, LeaderEpoch, Offset, PartitionIndex, ProducerId, TimestampMs,
+    BrokerId, ClusterId, Digest, DirectoryId, LeaderEpoch, Offset, PartitionIndex, ProducerId, TimestampMs,
     TopicId,
 };
 
@@ -72,7 +72,7 @@ fn archived() -> BTreeMap<String, String> {
 fn head(number: u64, start: i64, end: i64, epoch: i32) -> ArchiveHead {
     ArchiveHead {
         number,
-        digest: ManifestDigest([0x5a; 32]),
+        digest: Digest::from_bytes([0x5a; 32]),
         start: Offset::new(start).unwrap(),
         end: Offset::new(end).unwrap(),
         leader_epoch: LeaderEpoch(epoch),

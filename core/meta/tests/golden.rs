@@ -6,8 +6,8 @@ use std::path::Path;
 
 use millstream_meta::*;
 use millstream_types::{
-    BrokerId, ClusterId, DirectoryId, LeaderEpoch, Offset, PartitionIndex, ProducerId, TimestampMs,
-    TopicId,
+    BrokerId, ClusterId, Digest, DirectoryId, LeaderEpoch, Offset, PartitionIndex, ProducerId,
+    TimestampMs, TopicId,
 };
 
 fn commands() -> Vec<Command> {
@@ -61,7 +61,7 @@ fn commands_of_version_3() -> Vec<Command> {
     let topic = TopicId::from_bytes([0xa1; 16]);
     let head = ArchiveHead {
         number: 7,
-        digest: ManifestDigest([0x5a; 32]),
+        digest: Digest::from_bytes([0x5a; 32]),
         start: Offset::new(100).unwrap(),
         end: Offset::new(2000).unwrap(),
         leader_epoch: LeaderEpoch(4),
