@@ -89,7 +89,7 @@ pub fn fuzz_manifest(bytes: &[u8]) {
     let written = serde_json::to_vec_pretty(&manifest).expect("what was read is written");
     assert_eq!(serde_json::from_slice::<Manifest>(&written).expect("and read"), manifest);
     let identity = Identity {
-        cluster: ClusterId::NIL,
+        cluster: manifest.cluster.unwrap_or(ClusterId::NIL),
         topic: String::new(),
         topic_id: manifest.topic_id,
         partition: manifest.partition,

@@ -12,6 +12,8 @@ mod archive;
 #[doc(hidden)]
 pub mod bench_support;
 mod cache;
+#[cfg(test)]
+mod clusters;
 mod columns;
 mod decode;
 mod encode;

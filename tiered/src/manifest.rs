@@ -85,7 +85,7 @@ pub(crate) struct Manifest {
     pub(crate) number: u64,
     /// The cluster that wrote it; none in version 1.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_text")]
-    cluster: Option<ClusterId>,
+    pub(crate) cluster: Option<ClusterId>,
     /// The digest of the manifest before.
     previous: Option<String>,
     #[serde(with = "text")]
@@ -431,10 +431,8 @@ pub(crate) fn cluster_of(number: u64, bytes: &[u8]) -> Result<Option<ClusterId>,
         cluster: Option<ClusterId>,
     }
     let named: Result<Named, _> = serde_json::from_slice(bytes);
-    let unreadable = |error: serde_json::Error| ManifestError::Unreadable {
-        number,
-        reason: error.to_string(),
-    };
+    let unreadable =
+        |error: serde_json::Error| ManifestError::Unreadable { number, reason: error.to_string() };
     named.map(|named| named.cluster).map_err(unreadable)
 }
 

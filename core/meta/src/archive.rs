@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use millstream_types::{Digest, LeaderEpoch, Offset, PartitionIndex, ProducerId, TimestampMs, TopicId};
+use millstream_types::{
+    Digest, LeaderEpoch, Offset, PartitionIndex, ProducerId, TimestampMs, TopicId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::MetaError;

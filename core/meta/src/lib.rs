@@ -15,12 +15,13 @@ mod form;
 mod machine;
 mod name;
 mod placement;
+mod producers;
 mod snapshot;
 mod state;
 
 pub use archive::{
-    ARCHIVE_HEADS_MAX, ArchiveHead, DELETED_TOPICS_MAX, DeletedTopic, MovedHead,
-    RestoredPartition, TopicHeads,
+    ARCHIVE_HEADS_MAX, ArchiveHead, DELETED_TOPICS_MAX, DeletedTopic, MovedHead, RestoredPartition,
+    TopicHeads,
 };
 pub use command::{Command, CommandBody, CommandId, Endpoint};
 pub use config::{
@@ -35,6 +36,7 @@ pub use machine::{
 };
 pub use name::validate_topic_name;
 pub use placement::place;
+pub use producers::OTHER_ORIGINS_MAX;
 pub use snapshot::SnapshotError;
 pub use state::{Broker, InvariantError, MetaState, Partition, Topic, TopicChange};
 

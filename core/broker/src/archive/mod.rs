@@ -4,7 +4,9 @@
 
 mod feed;
 mod offload;
+mod owner;
 mod requests;
+mod restore;
 mod slot;
 mod upkeep;
 mod verify;
@@ -21,14 +23,13 @@ use millstream_meta::{ArchiveHead, MetaState, Topic};
 use millstream_partition::RangeState;
 use millstream_quorum::Quorum;
 use millstream_service::ServiceError;
-use millstream_tiered::{
-    ArchiveError, Head, Identity, RangeEnd, ReadCache, Store, StoreError,
-};
+use millstream_tiered::{ArchiveError, Head, Identity, RangeEnd, ReadCache, Store, StoreError};
 use millstream_types::{ClusterId, ErrorCode, LeaderEpoch, Offset, TopicPartition};
 use tokio::sync::OnceCell;
 
 pub(crate) use feed::Feed;
 pub(crate) use offload::run;
+pub(crate) use restore::Restores;
 use slot::Slot;
 
 use crate::config::ArchiveSection;
