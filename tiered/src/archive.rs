@@ -294,8 +294,9 @@ impl PartitionArchive {
     /// # Errors
     /// [`ArchiveError::Superseded`] when somebody else was first, which the archive has then taken
     /// up; [`ManifestError::Fenced`] when that was a later leadership, and
-    /// [`ManifestError::TakenOver`] when it was another cluster. Otherwise nothing is archived, unless [`ArchiveError::is_retriable`]: then that is unknown, until a repeated call
-    /// or the next opening tells.
+    /// [`ManifestError::TakenOver`] when it was another cluster. Otherwise nothing is archived,
+    /// unless [`ArchiveError::is_retriable`]: then that is unknown, until a repeated call or the
+    /// next opening tells.
     pub async fn append(
         &mut self,
         epoch: LeaderEpoch,

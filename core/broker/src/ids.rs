@@ -1,6 +1,6 @@
-//! Fresh identities: random 128-bit ids, and producer ids out of blocks of numbers that the metadata
-//! quorum hands to this broker, so that no two producers of the cluster ever share one. With the
-//! cluster's origin in them, none shares one with a producer that comes with a restored topic.
+//! Fresh identities: random 128-bit ids, and producer ids out of blocks of numbers that the
+//! metadata quorum hands to this broker, so that no two producers of the cluster ever share one.
+//! With the cluster's origin in them, none shares one with a producer of a restored topic.
 
 use millstream_env::rng::{Entropy, SystemEntropy};
 use millstream_meta::{Applied, Command, CommandBody, CommandId};
