@@ -213,6 +213,102 @@ fn a_bucket_alone_brings_a_topic_back() -> Result<()> {
     Ok(())
 }
 
+/// The identity of the cluster of a data directory.
+fn cluster_of(data: &Path) -> Result<String> {
+    let identity: Value = serde_json::from_slice(&std::fs::read(data.join("millstream.json"))?)?;
+    Ok(identity["cluster_id"].as_str().context("no cluster")?.to_owned())
+}
+
+/// Waits until a broker says of every partition that a cluster has taken its archive.
+fn wait_until_taken_over(broker: &Broker, by: &str) -> Result<()> {
+    let told = format!("cluster {by} has restored the topic");
+    wait_until("the archive's new owner is told", PATIENCE, || {
+        let is_told = |row: &Value| row["error"].as_str().is_some_and(|it| it.contains(&told));
+        Ok(status(broker)?.iter().all(is_told))
+    })
+}
+
+#[test]
+fn two_clusters_over_one_bucket_archive_a_topic_once() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let archive = dir.path().join("bucket");
+    let location = archive.to_str().context("a path in UTF-8")?;
+    let options = options(&[
+        ("MILLSTREAM_ARCHIVE__LOCATION", location),
+        ("MILLSTREAM_ARCHIVE__GRACE_MS", "1000"),
+    ]);
+    let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+    let old = Broker::start_with(&first, &options)?;
+    create(&old, 2, &["local.retention.ms=0"])?;
+    produce(&old, TOPIC, &records(0, 2000), &[])?;
+    wait_until_archived(&old)?;
+    let before = everything(&old)?;
+
+    let new = Broker::start_with(&second, &options)?;
+    success(&new.millstream(&["archive", "restore", TOPIC])?)?;
+    same(&before, &everything(&new)?).context("restored beside its first owner")?;
+    // Both go on, each with records of its own.
+    produce(&old, TOPIC, &records(2000, 3000), &[])?;
+    produce(&new, TOPIC, &records(5000, 5500), &[])?;
+    wait_until_taken_over(&old, &cluster_of(&second)?)?;
+    wait_until_archived(&new)?;
+    let grown = everything(&new)?;
+    ensure!(grown.len() == 2500, "{} records", grown.len());
+    // What only it has, the first keeps, whatever its retention, and reads what it had archived.
+    produce(&old, TOPIC, &records(3000, 3100), &[])?;
+    let kept = everything(&old)?;
+    ensure!(kept.len() == 3100, "{} records", kept.len());
+    success(&old.millstream(&["archive", "verify", TOPIC])?)?;
+    let log = old.kill9()?;
+    ensure!(!log.contains("panicked"), "{log}");
+    let old = Broker::start_with(&first, &options)?;
+    same(&kept, &everything(&old)?).context("after a restart")?;
+    wait_until_taken_over(&old, &cluster_of(&second)?)?;
+
+    // Deleted there, it stays here; and may be brought back there once it is forgotten.
+    success(&old.millstream(&["topic", "delete", TOPIC])?)?;
+    wait_until("the topic is forgotten where it was deleted", PATIENCE, || {
+        Ok(old.millstream(&["archive", "restore", TOPIC])?.status.success())
+    })?;
+    same(&grown, &everything(&old)?).context("brought back")?;
+    same(&grown, &everything(&new)?).context("still served")?;
+    success(&new.millstream(&["archive", "verify", TOPIC])?)?;
+    produce(&new, TOPIC, &records(6000, 6010), &[])?;
+    wait_until_taken_over(&new, &cluster_of(&first)?)?;
+    for broker in [old, new] {
+        let log = broker.kill9()?;
+        ensure!(!log.contains("panicked"), "{log}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_clusters_own_producers_are_none_that_come_with_a_topic() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let archive = dir.path().join("bucket");
+    let location = archive.to_str().context("a path in UTF-8")?;
+    let options = options(&[("MILLSTREAM_ARCHIVE__LOCATION", location)]);
+    let broker = Broker::start_with(&dir.path().join("first"), &options)?;
+    create(&broker, 1, &["message.timestamp.type=CreateTime"])?;
+    let theirs = Idempotent::new(&broker)?;
+    let stored = theirs.send(&broker)?;
+    wait_until_archived(&broker)?;
+    broker.kill9()?;
+
+    let broker = Broker::start_with(&dir.path().join("second"), &options)?;
+    // Before the restore, and as many as it takes to have any number that the other has.
+    let producer = init_producer(&broker)?;
+    ensure!(producer.id.number() == theirs.producer.id.number(), "both clusters count alike");
+    success(&broker.millstream(&["archive", "restore", TOPIC])?)?;
+    let ours = Idempotent::of(&broker, producer)?;
+    let second = ours.send(&broker)?;
+    ensure!(second == stored + 2, "{second}: taken for what another had stored at {stored}");
+    ensure!(ours.send(&broker)? == second, "its own batch was stored twice");
+    ensure!(theirs.send(&broker)? == stored, "a restored producer's batch was stored twice");
+    ensure!(everything(&broker)?.len() == 4);
+    Ok(())
+}
+
 /// What DuckDB, pyarrow and polars say of each partition, each with nothing of ours: how many
 /// records, the first and last offset, and the bytes of all values.
 const ANALYST: &str = r#"
@@ -328,17 +424,13 @@ struct Idempotent {
 
 impl Idempotent {
     fn new(broker: &Broker) -> Result<Idempotent> {
+        Idempotent::of(broker, init_producer(broker)?)
+    }
+
+    fn of(broker: &Broker, producer: ProducerIdentity) -> Result<Idempotent> {
         let topics = topics(broker)?;
         let (_, id) = topics.iter().find(|(name, _)| name == TOPIC).context("no topic")?;
         let topic = id.parse().map_err(|_| anyhow!("{id} is no id"))?;
-        let producer = block_on(async {
-            let connection = connect(broker).await?;
-            let request = InitProducerRequest { producer: None }.into();
-            match connection.request(&request, PATIENCE).await? {
-                Response::InitProducer(response) => Ok(response.producer),
-                other => Err(anyhow!("{other:?}")),
-            }
-        })?;
         let mut builder = BatchBuilder::new(Codec::None, 0);
         for value in [b"one", b"two"] {
             builder.append(TimestampMs(1_700_000_000_000), None, Some(value), &[])?;
@@ -364,6 +456,17 @@ impl Idempotent {
             Ok(ack.map_err(|error| anyhow!("{error}"))?.base_offset.value())
         })
     }
+}
+
+fn init_producer(broker: &Broker) -> Result<ProducerIdentity> {
+    block_on(async {
+        let connection = connect(broker).await?;
+        let request = InitProducerRequest { producer: None }.into();
+        match connection.request(&request, PATIENCE).await? {
+            Response::InitProducer(response) => Ok(response.producer),
+            other => Err(anyhow!("{other:?}")),
+        }
+    })
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {

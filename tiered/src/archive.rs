@@ -4,13 +4,16 @@
 //! put under a name of its own, looked at, and then named by the next manifest, which is created
 //! conditionally. Until that manifest exists the object is nothing; from then on it is archived,
 //! whoever looks. What others wrote meanwhile is adopted, never overwritten.
+//!
+//! All of that is within one cluster. An archive that another cluster has taken over stays, for
+//! this one, as it was then: it is read, and neither written nor cleaned up any more.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use lru::LruCache;
-use millstream_types::{LeaderEpoch, Offset, TimestampMs};
+use millstream_types::{ClusterId, LeaderEpoch, Offset, TimestampMs};
 use millstream_wire::{Batch, crc32c};
 
 use crate::cache::ReadCache;
@@ -21,16 +24,19 @@ use crate::footer::{Identity, RangeEnd};
 use crate::manifest::{Chain, Entry, FULL_EVERY, Head, ManifestError, sha256};
 use crate::reader::ArchiveReader;
 use crate::store::{Created, Store, StoreError};
+use crate::topics::{ArchivedTopic, TopicError};
 use crate::workers;
 
 /// The largest manifest that is read: some 100,000 ranges.
-const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub(crate) const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The largest footer that is read.
 const FOOTER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// The largest object that is read whole.
 const OBJECT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// The most objects of one partition.
 const LISTED_MAX: usize = 1_000_000;
+/// How often a cluster that takes over may find another's manifest first before it gives up.
+const TAKE_OVER_TRIES: usize = 16;
 /// Footers kept, of each partition: that of the newest range, which the next goes on from.
 const FOOTERS_KEPT: std::num::NonZeroUsize = match std::num::NonZeroUsize::new(2) {
     Some(count) => count,
@@ -129,6 +135,8 @@ pub struct PartitionArchive {
     identity: Identity,
     folder: String,
     chain: Chain,
+    /// The cluster that goes on with the archive behind `chain`, if that is another.
+    lost_to: Option<ClusterId>,
     /// When objects that manifests gave up were first seen to be there still.
     given_up: BTreeMap<String, TimestampMs>,
     footers: Mutex<LruCache<String, Arc<ObjectReader>>>,
@@ -137,7 +145,8 @@ pub struct PartitionArchive {
 impl PartitionArchive {
     /// Opens the archive of a partition, from the `head` that the cluster's metadata knows, or from
     /// the store alone. What the store has beyond `head` is adopted: a crash can come between a
-    /// manifest and the metadata.
+    /// manifest and the metadata. Not so what another cluster wrote: an archive that was taken over
+    /// ends, for this cluster, where it was by then.
     ///
     /// # Errors
     /// [`ArchiveError`]; manifests that do not hold together are never skipped.
@@ -146,12 +155,7 @@ impl PartitionArchive {
         identity: Identity,
         head: Option<&Head>,
     ) -> Result<Self, ArchiveError> {
-        let Identity { topic, topic_id, partition, .. } = &identity;
-        let folder = format!("topics/{topic}.{topic_id}/{partition}");
-        let chain = Chain::new(&identity);
-        let footers = Mutex::new(LruCache::new(FOOTERS_KEPT));
-        let given_up = BTreeMap::new();
-        let mut archive = Self { store, identity, folder, chain, given_up, footers };
+        let mut archive = Self::unread(store, identity);
         let newest = match head {
             Some(head) => Some(head.number),
             None => archive.newest().await?,
@@ -164,8 +168,55 @@ impl PartitionArchive {
         {
             return Err(ArchiveError::Diverged { number: head.number });
         }
-        archive.catch_up().await?;
+        archive.lost_to = archive.chain.other_owner();
+        if archive.lost_to.is_none() {
+            archive.catch_up().await?;
+        } else if head.is_none() {
+            // What it holds of this cluster's, if anything, lies before.
+            archive.chain = Chain::new(&archive.identity);
+            archive.catch_up().await?;
+        }
         Ok(archive)
+    }
+
+    /// Opens the archive of a partition that is to be restored, from the store alone, and makes it
+    /// this cluster's: whatever another appended by then stays, and from then on that other is
+    /// refused. An archive that is this cluster's already is left as it is, so that a call that
+    /// failed may be repeated.
+    ///
+    /// # Errors
+    /// [`ArchiveError`]. If [`ArchiveError::is_retriable`], whether it was taken over is unknown
+    /// until a repeated call tells.
+    pub async fn take_over(store: Store, identity: Identity) -> Result<Self, ArchiveError> {
+        let cluster = identity.cluster;
+        let mut archive = Self::unread(store, identity);
+        if let Some(newest) = archive.newest().await? {
+            archive.load(newest).await?;
+        }
+        for _ in 0..TAKE_OVER_TRIES {
+            while let Some(bytes) = archive.next_manifest().await? {
+                archive.chain.apply(&bytes)?;
+            }
+            if archive.chain.owner() == Some(cluster) {
+                return Ok(archive);
+            }
+            let (manifest, after) = archive.chain.take_over()?;
+            if archive.create(&manifest).await? {
+                archive.chain = after;
+                return Ok(archive);
+            }
+        }
+        let end = archive.chain.head().map_or(0, |head| head.end);
+        Err(ArchiveError::Superseded { base: Offset::new(end).unwrap_or(Offset::ZERO), end })
+    }
+
+    fn unread(store: Store, identity: Identity) -> Self {
+        let Identity { topic, topic_id, partition, .. } = &identity;
+        let folder = format!("topics/{topic}.{topic_id}/{partition}");
+        let chain = Chain::new(&identity);
+        let footers = Mutex::new(LruCache::new(FOOTERS_KEPT));
+        let given_up = BTreeMap::new();
+        Self { store, identity, folder, chain, lost_to: None, given_up, footers }
     }
 
     /// How far the archive has come; `None` while nothing is archived.
@@ -178,6 +229,17 @@ impl PartitionArchive {
     #[must_use]
     pub const fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Whether the archive is this cluster's to go on with.
+    ///
+    /// # Errors
+    /// [`ManifestError::TakenOver`] says whose it is.
+    pub fn check_owner(&self) -> Result<(), ArchiveError> {
+        match self.lost_to {
+            Some(cluster) => Err(ManifestError::TakenOver { cluster }.into()),
+            None => Ok(()),
+        }
     }
 
     /// Every range, oldest first.
@@ -232,9 +294,10 @@ impl PartitionArchive {
     ///
     /// # Errors
     /// [`ArchiveError::Superseded`] when somebody else was first, which the archive has then taken
-    /// up; [`ManifestError::Fenced`] when that was a later leadership. Otherwise nothing is
-    /// archived, unless [`ArchiveError::is_retriable`]: then that is unknown, until a repeated call
-    /// or the next opening tells.
+    /// up; [`ManifestError::Fenced`] when that was a later leadership, and
+    /// [`ManifestError::TakenOver`] when it was another cluster. Otherwise nothing is archived,
+    /// unless [`ArchiveError::is_retriable`]: then that is unknown, until a repeated call or the
+    /// next opening tells.
     pub async fn append(
         &mut self,
         epoch: LeaderEpoch,
@@ -246,6 +309,9 @@ impl PartitionArchive {
         let (base, end) = (summary.base, summary.end);
         if let Some(head) = self.chain.head().filter(|head| head.end != base.value()) {
             return self.own_or_superseded(object, attempt, *head);
+        }
+        if self.chain.head().is_none() {
+            self.check_topic().await?;
         }
         let name = object_name(base, end, epoch, attempt);
         let key = format!("{}/{name}", self.folder);
@@ -322,21 +388,7 @@ impl PartitionArchive {
         manifest: Bytes,
         after: Chain,
     ) -> Result<Option<Head>, ArchiveError> {
-        let key = self.manifest_key(self.chain.next_number());
-        let created = self.store.create(&key, manifest.clone()).await;
-        let ours = match created {
-            Ok(Created::Won) => true,
-            // An earlier try of this call may have got through, and this one even if it failed.
-            Ok(Created::Taken) => self.store.get(&key, MANIFEST_BYTES_MAX).await? == manifest,
-            Err(error) if error.is_retriable() => {
-                match self.store.get(&key, MANIFEST_BYTES_MAX).await {
-                    Ok(found) => found == manifest,
-                    Err(_unknown) => return Err(error.into()),
-                }
-            }
-            Err(error) => return Err(error.into()),
-        };
-        if ours {
+        if self.create(&manifest).await? {
             self.chain = after;
             return Ok(self.chain.head().copied());
         }
@@ -345,13 +397,46 @@ impl PartitionArchive {
         Ok(None)
     }
 
-    /// A leadership that is over writes no more.
-    fn fence(&self, epoch: LeaderEpoch) -> Result<(), ManifestError> {
+    /// Creates the next manifest; false when another was there.
+    async fn create(&self, manifest: &Bytes) -> Result<bool, StoreError> {
+        let key = self.manifest_key(self.chain.next_number());
+        match self.store.create(&key, manifest.clone()).await {
+            Ok(Created::Won) => Ok(true),
+            // An earlier try of this call may have got through, and this one even if it failed.
+            Ok(Created::Taken) => Ok(self.store.get(&key, MANIFEST_BYTES_MAX).await? == *manifest),
+            Err(error) if error.is_retriable() => {
+                match self.store.get(&key, MANIFEST_BYTES_MAX).await {
+                    Ok(found) => Ok(found == *manifest),
+                    Err(_unknown) => Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A leadership that is over writes no more, nor does a cluster that has lost the archive.
+    fn fence(&self, epoch: LeaderEpoch) -> Result<(), ArchiveError> {
+        self.check_owner()?;
         match self.chain.head() {
             Some(head) if head.leader_epoch > epoch.0 => {
-                Err(ManifestError::Fenced { ours: epoch.0, theirs: head.leader_epoch })
+                let (ours, theirs) = (epoch.0, head.leader_epoch);
+                Err(ManifestError::Fenced { ours, theirs }.into())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// A partition that no manifest is of yet belongs to whom its topic belongs to.
+    async fn check_topic(&self) -> Result<(), ArchiveError> {
+        let Identity { cluster, topic, topic_id, .. } = &self.identity;
+        let topic = ArchivedTopic::new(topic.clone(), *topic_id);
+        match topic.check_owner(&self.store, *cluster).await {
+            Err(TopicError::TakenOver { cluster }) => {
+                Err(ManifestError::TakenOver { cluster }.into())
+            }
+            Err(TopicError::Store(error)) => Err(error.into()),
+            // A config that cannot be read says nothing of whose the topic is.
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 
@@ -359,6 +444,7 @@ impl PartitionArchive {
     /// that was noticed, and those that were never named, once they are that old. Returns how many.
     ///
     /// # Errors
+    /// [`ManifestError::TakenOver`] where it is another cluster's to clean up, and any other
     /// [`ArchiveError`]; what is removed by then stays so.
     pub async fn collect(
         &mut self,
@@ -370,6 +456,7 @@ impl PartitionArchive {
         // Only now: what another leadership named by then is named here, too, and what it names
         // from now on was not listed.
         self.catch_up().await?;
+        self.check_owner()?;
         if self.chain.head().map(|head| head.leader_epoch) != ours {
             return Ok(0);
         }
@@ -493,22 +580,30 @@ impl PartitionArchive {
         Ok(())
     }
 
-    /// Takes up every manifest that has come after those known.
+    /// Takes up every manifest that has come after those known, up to another cluster's.
     async fn catch_up(&mut self) -> Result<(), ArchiveError> {
-        loop {
-            match self.manifest(self.chain.next_number()).await {
-                Ok(bytes) => self.chain.apply(&bytes)?,
-                Err(StoreError::NotFound { .. }) => return Ok(()),
-                Err(error) => return Err(error.into()),
+        while let Some(bytes) = self.next_manifest().await? {
+            self.lost_to = self.chain.apply_ours(&bytes)?;
+            if self.lost_to.is_some() {
+                break;
             }
+        }
+        Ok(())
+    }
+
+    /// The manifest that follows those known, if there is one.
+    async fn next_manifest(&self) -> Result<Option<Bytes>, StoreError> {
+        match self.manifest(self.chain.next_number()).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
     /// The number of the newest manifest in the store.
     async fn newest(&self) -> Result<Option<u64>, ArchiveError> {
         let listed = self.store.list(&format!("{}/manifest", self.folder), LISTED_MAX).await?;
-        let number = |key: &str| key.rsplit('/').next()?.strip_suffix(".json")?.parse().ok();
-        Ok(listed.iter().filter_map(|object| number(&object.key)).max())
+        Ok(listed.iter().filter_map(|object| number_of(&object.key)).max())
     }
 
     async fn manifest(&self, number: u64) -> Result<Bytes, StoreError> {
@@ -518,6 +613,11 @@ impl PartitionArchive {
     fn manifest_key(&self, number: u64) -> String {
         format!("{}/manifest/{number:020}.json", self.folder)
     }
+}
+
+/// The number that a manifest's or a config's name says.
+pub(crate) fn number_of(key: &str) -> Option<u64> {
+    key.rsplit('/').next()?.strip_suffix(".json")?.parse().ok()
 }
 
 fn object_name(base: Offset, end: Offset, epoch: LeaderEpoch, attempt: u128) -> String {

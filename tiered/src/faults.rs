@@ -26,17 +26,17 @@ use crate::{
 
 /// What may go wrong.
 #[derive(Debug)]
-struct Faults {
+pub(crate) struct Faults {
     rng: TestRng,
     /// Of a hundred calls, how many fail before they do anything.
-    fail_per_cent: u64,
+    pub(crate) fail_per_cent: u64,
     /// Of a hundred calls, how many do what they should and say that they failed.
-    lost_reply_per_cent: u64,
+    pub(crate) lost_reply_per_cent: u64,
     /// After so many calls more, none succeeds until the process is started again.
-    dies_after: Option<u64>,
+    pub(crate) dies_after: Option<u64>,
 }
 
-fn rng(seed: u64) -> TestRng {
+pub(crate) fn rng(seed: u64) -> TestRng {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     TestRng::from_seed(RngAlgorithm::ChaCha, &bytes)
@@ -101,6 +101,8 @@ impl ObjectStore for Faulty {
         data: PutPayload,
         mut how: PutOptions,
     ) -> Result<PutResult> {
+        // Another's call may come between any two.
+        tokio::task::yield_now().await;
         let fate = self.fate();
         if fate == Fate::Fails {
             return Err(failure());
@@ -121,6 +123,7 @@ impl ObjectStore for Faulty {
     }
 
     async fn get_opts(&self, at: &Path, how: GetOptions) -> Result<GetResult> {
+        tokio::task::yield_now().await;
         match self.fate() {
             Fate::Works => self.inner.get_opts(at, how).await,
             Fate::Fails | Fate::LosesReply => Err(failure()),
@@ -155,7 +158,7 @@ impl ObjectStore for Faulty {
     }
 }
 
-fn store(seed: u64, ignores_conditions: bool) -> (Store, Arc<Mutex<Faults>>) {
+pub(crate) fn store(seed: u64, ignores_conditions: bool) -> (Store, Arc<Mutex<Faults>>) {
     let faults = Arc::new(Mutex::new(Faults {
         rng: rng(seed),
         fail_per_cent: 0,
@@ -166,7 +169,7 @@ fn store(seed: u64, ignores_conditions: bool) -> (Store, Arc<Mutex<Faults>>) {
     (Store::new(Arc::new(inner), "faulty"), faults)
 }
 
-fn identity() -> Identity {
+pub(crate) fn identity() -> Identity {
     Identity {
         cluster: ClusterId::from_bytes([1; 16]),
         topic: "t".to_owned(),
@@ -176,7 +179,7 @@ fn identity() -> Identity {
 }
 
 /// The batch of a log at `base`; its size follows from it.
-fn batch_at(base: i64) -> Batch {
+pub(crate) fn batch_at(base: i64) -> Batch {
     let records = u32::try_from(base % 4 + 1).unwrap();
     let frame = BatchFrame {
         base_offset: Offset::new(base).unwrap(),
@@ -199,7 +202,7 @@ fn batch_at(base: i64) -> Batch {
 }
 
 /// A range of `count` batches from `base` on.
-fn range(base: i64, count: usize) -> EncodedObject {
+pub(crate) fn range(base: i64, count: usize) -> EncodedObject {
     let mut encoder = Encoder::new(identity(), Offset::new(base).unwrap()).unwrap();
     for _ in 0..count {
         let batch = batch_at(encoder.next_offset().value());
@@ -242,7 +245,7 @@ async fn life(
 }
 
 /// Everything that the archive holds, by reading it.
-async fn contents(archive: &PartitionArchive) -> Vec<Batch> {
+pub(crate) async fn contents(archive: &PartitionArchive) -> Vec<Batch> {
     let (mut at, end) = archive.head().map_or((0, 0), |head| (head.start, head.end));
     let mut batches = Vec::new();
     while at < end {

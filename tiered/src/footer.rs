@@ -145,6 +145,11 @@ const fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde takes")]
+pub(crate) const fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
 #[derive(Deserialize)]
 struct Version {
     version: u32,
@@ -176,6 +181,34 @@ pub(crate) mod text {
         D: Deserializer<'de>,
     {
         String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// As [`text`], of what may be absent: with `default`, and left out where there is none.
+pub(crate) mod optional_text {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    #[expect(clippy::ref_option, reason = "the signature that serde takes")]
+    pub(crate) fn serialize<T: Display, S: Serializer>(
+        id: &Option<T>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match id {
+            Some(id) => to.collect_str(id),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, T, D>(from: D) -> Result<Option<T>, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        let text = Option::<String>::deserialize(from)?;
+        text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
     }
 }
 

@@ -89,7 +89,7 @@ pub fn fuzz_manifest(bytes: &[u8]) {
     let written = serde_json::to_vec_pretty(&manifest).expect("what was read is written");
     assert_eq!(serde_json::from_slice::<Manifest>(&written).expect("and read"), manifest);
     let identity = Identity {
-        cluster: ClusterId::NIL,
+        cluster: manifest.cluster.unwrap_or(ClusterId::NIL),
         topic: String::new(),
         topic_id: manifest.topic_id,
         partition: manifest.partition,
@@ -107,11 +107,7 @@ pub fn fuzz_manifest(bytes: &[u8]) {
 
 /// What reads as a topic's config is written and read the same.
 pub fn fuzz_topic_config(bytes: &[u8]) {
-    let Some((number, topic)) = ArchivedTopic::of_config(bytes) else { return };
-    let Ok(config) = topic.decode("", number, bytes) else { return };
-    // What is written in full may be larger than what is read.
-    let Ok(written) = topic.encode("", number, &config) else { return };
-    assert_eq!(topic.decode("", number, &written).expect("what was written is read"), config);
+    ArchivedTopic::check_config(bytes);
 }
 
 fn open(object: &[u8]) -> ObjectReader {

@@ -12,6 +12,8 @@ mod archive;
 #[doc(hidden)]
 pub mod bench_support;
 mod cache;
+#[cfg(test)]
+mod clusters;
 mod columns;
 mod decode;
 mod encode;
@@ -39,7 +41,7 @@ pub use error::{EncodeError, FormatError};
 pub use footer::{FORMAT_VERSION, Identity, RangeEnd};
 #[cfg(fuzzing)]
 pub use fuzz::{fuzz_manifest, fuzz_object, fuzz_topic_config, is_guarded};
-pub use manifest::{Digest, Entry, Head, MANIFEST_VERSION, ManifestError};
+pub use manifest::{Entry, Head, MANIFEST_VERSION, ManifestError};
 pub use reader::{ArchiveReader, Sizes};
 pub use store::{Created, Listed, Store, StoreCounters, StoreError};
 pub use topics::{ArchivedPartition, ArchivedTopic, CONFIG_VERSION, ConfigMap, TopicError};

@@ -2,76 +2,25 @@
 //! changed, numbered from 0. Each names the digest of the one before, and every sixty-fourth holds
 //! all entries, so that a reader needs a bounded number of requests.
 //!
+//! Each names the cluster that wrote it, too, and only that cluster's manifests may follow: another
+//! cluster takes the archive over first, by a manifest that does nothing else. Leader epochs order
+//! the leaderships of one cluster, and say nothing between two.
+//!
 //! Pure: bytes in, bytes out. `archive` does the requests.
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::str::FromStr;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
-use millstream_types::{LeaderEpoch, Offset, PartitionIndex, TopicId};
+use millstream_types::{ClusterId, Digest, LeaderEpoch, Offset, PartitionIndex, TopicId};
 use serde::{Deserialize, Serialize};
 
-use crate::footer::{Identity, number, text};
+use crate::footer::{Identity, number, optional_text, text};
 
 /// The version of manifests that this build writes, and the newest that it reads.
-pub const MANIFEST_VERSION: u32 = 1;
+pub const MANIFEST_VERSION: u32 = 2;
 /// One manifest in so many holds all entries.
 pub(crate) const FULL_EVERY: u64 = 64;
-
-/// The SHA-256 of a manifest's bytes; prints as 64 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Digest([u8; 32]);
-
-impl Digest {
-    fn of(bytes: &[u8]) -> Self {
-        let mut value = [0; 32];
-        value.copy_from_slice(digest(&SHA256, bytes).as_ref());
-        Self(value)
-    }
-
-    /// From the bytes that [`Digest::to_bytes`] gave.
-    #[must_use]
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// The digest's bytes.
-    #[must_use]
-    pub const fn to_bytes(self) -> [u8; 32] {
-        self.0
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Digest({self})")
-    }
-}
-
-impl FromStr for Digest {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const WRONG: &str = "a digest is 64 hexadecimal digits";
-        if text.len() != 64 || !text.is_ascii() {
-            return Err(WRONG);
-        }
-        let mut value = [0; 32];
-        for (byte, digits) in value.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let digits = std::str::from_utf8(digits).or(Err(WRONG))?;
-            *byte = u8::from_str_radix(digits, 16).or(Err(WRONG))?;
-        }
-        Ok(Self(value))
-    }
-}
 
 /// How far a partition's archive has come: all that the cluster's metadata keeps of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -126,12 +75,17 @@ pub(crate) enum Change {
     Add(Entry),
     /// Everything before the new start goes.
     Trim,
+    /// Nothing changes but the cluster that goes on from here. Since version 2.
+    TakeOver,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Manifest {
     version: u32,
     pub(crate) number: u64,
+    /// The cluster that wrote it; none in version 1.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_text")]
+    pub(crate) cluster: Option<ClusterId>,
     /// The digest of the manifest before.
     previous: Option<String>,
     #[serde(with = "text")]
@@ -177,6 +131,12 @@ pub enum ManifestError {
         /// What does not fit.
         reason: &'static str,
     },
+    /// Another cluster goes on with the archive.
+    #[error("{}", taken_over(*cluster))]
+    TakenOver {
+        /// Which one.
+        cluster: ClusterId,
+    },
     /// A later leadership has written to the archive.
     #[error("leader epoch {ours} is over: epoch {theirs} has written to the archive")]
     Fenced {
@@ -187,6 +147,16 @@ pub enum ManifestError {
     },
 }
 
+/// What whoever has lost an archive should know.
+pub(crate) fn taken_over(cluster: ClusterId) -> String {
+    format!(
+        "cluster {cluster} has restored the topic and its archive is that cluster's now: nothing \
+         more is archived or removed from here. What was not archived by then is on this \
+         cluster's disks alone; have its clients go to that cluster, copy there what they miss, \
+         and delete the topic here"
+    )
+}
+
 #[derive(Deserialize)]
 struct Version {
     version: u32,
@@ -195,16 +165,21 @@ struct Version {
 /// A partition's archive as its manifests tell it, up to some head.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Chain {
+    /// The cluster that would write the next manifest.
+    cluster: ClusterId,
     topic_id: TopicId,
     partition: PartitionIndex,
     head: Option<Head>,
+    /// The cluster that wrote the newest manifest, where that says.
+    owner: Option<ClusterId>,
     entries: VecDeque<Entry>,
 }
 
 impl Chain {
     pub(crate) fn new(identity: &Identity) -> Self {
-        let (topic_id, partition) = (identity.topic_id, identity.partition);
-        Self { topic_id, partition, head: None, entries: VecDeque::new() }
+        let Identity { cluster, topic_id, partition, .. } = *identity;
+        let (head, owner, entries) = (None, None, VecDeque::new());
+        Self { cluster, topic_id, partition, head, owner, entries }
     }
 
     pub(crate) const fn head(&self) -> Option<&Head> {
@@ -213,6 +188,16 @@ impl Chain {
 
     pub(crate) const fn entries(&self) -> &VecDeque<Entry> {
         &self.entries
+    }
+
+    /// The cluster whose archive it is; `None` while there is none, or it does not say.
+    pub(crate) const fn owner(&self) -> Option<ClusterId> {
+        self.owner
+    }
+
+    /// The cluster whose archive it is, if that is another than the one that asks.
+    pub(crate) fn other_owner(&self) -> Option<ClusterId> {
+        self.owner.filter(|owner| *owner != self.cluster)
     }
 
     /// The number of the next manifest. There is none after the last number: whatever comes under
@@ -249,6 +234,14 @@ impl Chain {
         self.follow(epoch, start.value(), end, Change::Trim)
     }
 
+    /// The manifest that makes the archive this cluster's, as it is. It begins one where there is
+    /// none, so that nobody else does.
+    pub(crate) fn take_over(&self) -> Result<(Bytes, Self), ManifestError> {
+        let next = |head: Head| (head.start, head.end, head.leader_epoch.saturating_add(1));
+        let (start, end, epoch) = self.head.map_or((0, 0, 0), next);
+        self.follow(LeaderEpoch(epoch), start, end, Change::TakeOver)
+    }
+
     fn follow(
         &self,
         epoch: LeaderEpoch,
@@ -260,6 +253,7 @@ impl Chain {
         let mut manifest = Manifest {
             version: MANIFEST_VERSION,
             number,
+            cluster: Some(self.cluster),
             previous: self.head.map(|head| head.digest.to_string()),
             topic_id: self.topic_id,
             partition: self.partition,
@@ -287,43 +281,80 @@ impl Chain {
 
     /// Takes up the next manifest.
     pub(crate) fn apply(&mut self, bytes: &[u8]) -> Result<(), ManifestError> {
+        let manifest = self.next(bytes)?;
+        self.take(manifest, bytes)
+    }
+
+    /// Takes up the next manifest unless it is another cluster's, whose archive it is from there
+    /// on. Returns that cluster.
+    pub(crate) fn apply_ours(&mut self, bytes: &[u8]) -> Result<Option<ClusterId>, ManifestError> {
+        let manifest = self.next(bytes)?;
+        match manifest.cluster.filter(|cluster| *cluster != self.cluster) {
+            Some(other) => Ok(Some(other)),
+            None => self.take(manifest, bytes).map(|()| None),
+        }
+    }
+
+    /// The next manifest, if it follows.
+    fn next(&self, bytes: &[u8]) -> Result<Manifest, ManifestError> {
         let number = self.next_number();
-        let broken = |reason| Err(ManifestError::Broken { number, reason });
         let manifest = self.parse(number, bytes)?;
-        let previous = self.head.map(|head| head.digest.to_string());
-        if manifest.previous != previous {
-            return broken("it names another manifest as the one before");
+        match self.fault(&manifest) {
+            Some(reason) => Err(ManifestError::Broken { number, reason }),
+            None => Ok(manifest),
+        }
+    }
+
+    /// Why a manifest does not follow, if it does not.
+    fn fault(&self, manifest: &Manifest) -> Option<&'static str> {
+        if manifest.previous != self.head.map(|head| head.digest.to_string()) {
+            return Some("it names another manifest as the one before");
         }
         if self.head.is_some_and(|head| manifest.leader_epoch < head.leader_epoch) {
-            return broken("its leader epoch is older than the one before");
+            return Some("its leader epoch is older than the one before");
         }
+        let takes_over = manifest.change == Change::TakeOver;
+        if !takes_over && self.owner.is_some() && manifest.cluster != self.owner {
+            return Some("it is of a cluster that has not taken the archive over");
+        }
+        let bounds = (manifest.start, manifest.end);
         let old = self.head.map(|head| (head.start, head.end));
         match &manifest.change {
             Change::Add(entry) => {
                 let (start, end) = old.unwrap_or((entry.base, entry.base));
                 if entry.base != end || entry.end <= entry.base || entry.base < 0 {
-                    return broken("its range does not begin where the archive ends");
+                    return Some("its range does not begin where the archive ends");
                 }
-                if (manifest.start, manifest.end) != (start, entry.end) {
-                    return broken("its bounds are not those of its change");
-                }
+                (bounds != (start, entry.end)).then_some("its bounds are not those of its change")
             }
             Change::Trim => {
-                let Some((start, end)) = old else { return broken("it trims an empty archive") };
+                let Some((start, end)) = old else { return Some("it trims an empty archive") };
                 let boundary = manifest.start == end
                     || self.entries.iter().any(|entry| entry.base == manifest.start);
-                if manifest.start <= start || !boundary || manifest.end != end {
-                    return broken("it trims to where no range begins");
+                let wrong = manifest.start <= start || !boundary || manifest.end != end;
+                wrong.then_some("it trims to where no range begins")
+            }
+            Change::TakeOver => {
+                let epoch = self.head.map_or(-1, |head| head.leader_epoch);
+                if manifest.cluster == self.owner || manifest.leader_epoch <= epoch {
+                    return Some("it takes over what is its cluster's, or not in a new epoch");
                 }
+                (bounds != old.unwrap_or((0, 0))).then_some("it takes over and changes more")
             }
         }
+    }
+
+    /// Takes up a manifest that follows.
+    fn take(&mut self, manifest: Manifest, bytes: &[u8]) -> Result<(), ManifestError> {
         let mut entries = std::mem::take(&mut self.entries);
         change_entries(&mut entries, &manifest);
         if manifest.entries.as_ref().is_some_and(|full| *full != entries) {
-            return broken("its list of all entries is not what the changes come to");
+            let reason = "its list of all entries is not what the changes come to";
+            return Err(ManifestError::Broken { number: manifest.number, reason });
         }
         self.entries = entries;
         self.head = Some(head_of(&manifest, bytes));
+        self.owner = manifest.cluster;
         Ok(())
     }
 
@@ -331,7 +362,7 @@ impl Chain {
     pub(crate) fn start_at(&mut self, number: u64, bytes: &[u8]) -> Result<(), ManifestError> {
         let broken = |reason| Err(ManifestError::Broken { number, reason });
         let manifest = self.parse(number, bytes)?;
-        let head = head_of(&manifest, bytes);
+        let (head, owner) = (head_of(&manifest, bytes), manifest.cluster);
         let Some(entries) = manifest.entries else {
             return broken("it should hold all entries");
         };
@@ -345,8 +376,7 @@ impl Chain {
         if at != head.end || head.start < 0 {
             return broken("its entries do not reach its bounds");
         }
-        self.entries = entries;
-        self.head = Some(head);
+        (self.entries, self.head, self.owner) = (entries, Some(head), owner);
         Ok(())
     }
 
@@ -365,6 +395,11 @@ impl Chain {
             let reason = "it is of another number, topic or partition";
             return Err(ManifestError::Broken { number, reason });
         }
+        let is_named = manifest.cluster.is_some();
+        if is_named != (version > 1) || (!is_named && manifest.change == Change::TakeOver) {
+            let reason = "it does not name its cluster as its version does";
+            return Err(ManifestError::Broken { number, reason });
+        }
         Ok(manifest)
     }
 }
@@ -381,28 +416,52 @@ fn change_entries(entries: &mut VecDeque<Entry>, manifest: &Manifest) {
 fn head_of(manifest: &Manifest, bytes: &[u8]) -> Head {
     Head {
         number: manifest.number,
-        digest: Digest::of(bytes),
+        digest: digest_of(bytes),
         start: manifest.start,
         end: manifest.end,
         leader_epoch: manifest.leader_epoch,
     }
 }
 
+/// The cluster that a manifest says it is of, whatever else it says.
+pub(crate) fn cluster_of(number: u64, bytes: &[u8]) -> Result<Option<ClusterId>, ManifestError> {
+    #[derive(Deserialize)]
+    struct Named {
+        #[serde(default, with = "optional_text")]
+        cluster: Option<ClusterId>,
+    }
+    let named: Result<Named, _> = serde_json::from_slice(bytes);
+    let unreadable =
+        |error: serde_json::Error| ManifestError::Unreadable { number, reason: error.to_string() };
+    named.map(|named| named.cluster).map_err(unreadable)
+}
+
+fn digest_of(bytes: &[u8]) -> Digest {
+    let mut value = [0; 32];
+    value.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    Digest::from_bytes(value)
+}
+
 /// The SHA-256 of an object, as an [`Entry`] has it.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    Digest::of(bytes).to_string()
+    digest_of(bytes).to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use millstream_types::ClusterId;
 
     const EPOCH: LeaderEpoch = LeaderEpoch(3);
+    const OURS: ClusterId = ClusterId::from_bytes([1; 16]);
+    const OTHER: ClusterId = ClusterId::from_bytes([2; 16]);
 
     fn chain() -> Chain {
+        chain_of(OURS)
+    }
+
+    fn chain_of(cluster: ClusterId) -> Chain {
         Chain::new(&Identity {
-            cluster: ClusterId::NIL,
+            cluster,
             topic: "t".to_owned(),
             topic_id: TopicId::from_bytes([7; 16]),
             partition: PartitionIndex(2),
@@ -485,7 +544,7 @@ mod tests {
             assert!(text.contains(from));
             assert!(at.clone().apply(text.replacen(from, to, 1).as_bytes()).is_err(), "{to}");
         }
-        let newer = text.replace("\"version\": 1", "\"version\": 2");
+        let newer = text.replace("\"version\": 2", "\"version\": 3");
         assert!(matches!(at.apply(newer.as_bytes()), Err(ManifestError::Version { .. })));
     }
 
@@ -500,18 +559,120 @@ mod tests {
         assert!(matches!(refused, Err(ManifestError::Broken { .. })), "{refused:?}");
     }
 
-    /// Version 1 as it was written first.
     #[test]
-    fn the_golden_manifest_is_read() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testdata/manifest-v1.json");
-        let (bytes, _) = chain().add(EPOCH, entry(0, 10)).unwrap();
-        if std::env::var_os("MILLSTREAM_GOLDEN").is_some() {
-            std::fs::write(path, &bytes).unwrap();
+    fn what_takes_over_changes_nothing_else() {
+        let (grown, written) = grown(3);
+        let mut read = chain_of(OTHER);
+        written.iter().for_each(|bytes| read.apply(bytes).unwrap());
+        assert_eq!((read.owner(), read.other_owner()), (Some(OURS), Some(OURS)));
+        let refused = read.add(LeaderEpoch(9), entry(30, 40));
+        assert!(matches!(refused, Err(ManifestError::Broken { .. })), "{refused:?}");
+
+        let (bytes, taken) = read.take_over().unwrap();
+        let (before, after) = (*grown.head().unwrap(), *taken.head().unwrap());
+        assert_eq!(after, Head { number: 3, digest: after.digest, leader_epoch: 4, ..before });
+        assert_eq!(taken.entries(), grown.entries());
+        assert_eq!((taken.owner(), taken.other_owner()), (Some(OTHER), None));
+        let again = taken.take_over();
+        assert!(matches!(again, Err(ManifestError::Broken { .. })), "{again:?}");
+        let (next, _) = taken.add(LeaderEpoch(4), entry(30, 40)).unwrap();
+
+        // Whoever lost it stays where it was, whatever comes then.
+        let mut lost = grown.clone();
+        assert_eq!(lost.apply_ours(&bytes), Ok(Some(OTHER)));
+        assert_eq!(lost, grown);
+        lost.apply(&bytes).unwrap();
+        lost.apply(&next).unwrap();
+        assert_eq!(lost.other_owner(), Some(OTHER));
+        let (_, back) = lost.take_over().unwrap();
+        assert_eq!((back.owner(), back.head().unwrap().leader_epoch), (Some(OURS), 5));
+
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        for (from, to) in [
+            ("\"end\": 30", "\"end\": 20"),
+            ("\"leader_epoch\": 4", "\"leader_epoch\": 3"),
+            ("\"take_over\"", "\"trim\""),
+        ] {
+            assert!(text.contains(from));
+            let refused = grown.clone().apply(text.replacen(from, to, 1).as_bytes());
+            assert!(matches!(refused, Err(ManifestError::Broken { .. })), "{to}: {refused:?}");
         }
-        let golden = std::fs::read(path).unwrap();
+    }
+
+    #[test]
+    fn an_archive_begins_empty_where_nothing_was_archived() {
+        let (bytes, begun) = chain().take_over().unwrap();
+        let head = begun.head().unwrap();
+        assert_eq!((head.number, head.start, head.end, head.leader_epoch), (0, 0, 0, 0));
         let mut read = chain();
-        read.apply(&golden).unwrap();
-        assert_eq!(read.entries().len(), 1);
-        assert_eq!(std::str::from_utf8(&bytes).unwrap(), std::str::from_utf8(&golden).unwrap());
+        read.start_at(0, &bytes).unwrap();
+        assert_eq!(read, begun);
+        assert_eq!(chain_of(OTHER).apply_ours(&bytes), Ok(Some(OURS)));
+        assert!(begun.add(EPOCH, entry(7, 10)).is_err(), "nothing may be left out");
+        let (_, added) = begun.add(EPOCH, entry(0, 10)).unwrap();
+        assert_eq!(added.entries().len(), 1);
+    }
+
+    #[test]
+    fn a_manifest_names_its_cluster_from_version_2_on() {
+        let (_, written) = grown(2);
+        let text = std::str::from_utf8(&written[1]).unwrap();
+        let named = format!("  \"cluster\": \"{OURS}\",\n");
+        assert!(text.contains(&named));
+        let mut at = chain();
+        at.apply(&written[0]).unwrap();
+        for wrong in [
+            text.replace(&named, ""),
+            text.replace("\"version\": 2", "\"version\": 1"),
+            // As an older build would go on.
+            text.replace(&named, "").replace("\"version\": 2", "\"version\": 1"),
+        ] {
+            let refused = at.clone().apply(wrong.as_bytes());
+            assert!(matches!(refused, Err(ManifestError::Broken { .. })), "{wrong}");
+        }
+        at.apply(&written[1]).unwrap();
+        assert_eq!(cluster_of(1, &written[1]), Ok(Some(OURS)));
+    }
+
+    fn golden(name: &str) -> Vec<u8> {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testdata");
+        std::fs::read(format!("{folder}/{name}")).unwrap()
+    }
+
+    /// A chain that does not say whose it is goes on, as whose it is then.
+    #[test]
+    fn the_golden_manifest_of_version_1_is_read_and_followed() {
+        let golden = golden("manifest-v1.json");
+        assert_eq!(cluster_of(0, &golden), Ok(None));
+        let mut read = chain();
+        assert_eq!(read.apply_ours(&golden), Ok(None));
+        assert_eq!((read.entries().len(), read.owner()), (1, None));
+        let (_, added) = read.add(EPOCH, entry(10, 20)).unwrap();
+        assert_eq!(added.owner(), Some(OURS));
+        let (_, taken) = read.take_over().unwrap();
+        assert_eq!((taken.owner(), taken.head().unwrap().end), (Some(OURS), 10));
+    }
+
+    /// Version 2 as it was written first: a range, and what took it over.
+    #[test]
+    fn the_golden_manifests_of_version_2_are_read_and_written() {
+        let (added, after) = chain().add(EPOCH, entry(0, 10)).unwrap();
+        let mut other = chain_of(OTHER);
+        other.apply(&added).unwrap();
+        let (taken, _) = other.take_over().unwrap();
+        let mut read = chain();
+        for (name, bytes) in
+            [("manifest-v2-add.json", added), ("manifest-v2-take-over.json", taken)]
+        {
+            if std::env::var_os("MILLSTREAM_GOLDEN").is_some() {
+                let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testdata");
+                std::fs::write(format!("{folder}/{name}"), &bytes).unwrap();
+            }
+            let golden = golden(name);
+            read.apply(&golden).unwrap();
+            assert_eq!(std::str::from_utf8(&bytes).unwrap(), str::from_utf8(&golden).unwrap());
+        }
+        assert_eq!(read.entries(), after.entries());
+        assert_eq!(read.owner(), Some(OTHER));
     }
 }

@@ -1,5 +1,6 @@
-//! Fresh identities: random 128-bit ids, and producer ids out of blocks that the metadata quorum
-//! hands to this broker, so that no two producers of the cluster ever share one.
+//! Fresh identities: random 128-bit ids, and producer ids out of blocks of numbers that the
+//! metadata quorum hands to this broker, so that no two producers of the cluster ever share one.
+//! With the cluster's origin in them, none shares one with a producer of a restored topic.
 
 use millstream_env::rng::{Entropy, SystemEntropy};
 use millstream_meta::{Applied, Command, CommandBody, CommandId};
@@ -30,11 +31,6 @@ impl Ids {
         Ok(bytes)
     }
 
-    /// Gives up what is left of the current block: ids below it may have come into use.
-    pub(crate) async fn forget_block(&self) {
-        *self.block.lock().await = 0..0;
-    }
-
     /// A producer id that nobody had before. A block left unfinished at a restart is not used up.
     pub(crate) async fn producer(
         &self,
@@ -43,16 +39,15 @@ impl Ids {
         now: TimestampMs,
     ) -> Result<ProducerId, ServiceError> {
         let mut block = self.block.lock().await;
-        if let Some(id) = block.next() {
-            return Ok(ProducerId(id));
+        if let Some(number) = block.next() {
+            return producer_id(quorum, number);
         }
         let id = CommandId(u128::from_be_bytes(Self::random()?));
         let body = CommandBody::AllocateProducerIds { broker, count: PRODUCER_ID_BLOCK };
         match propose(quorum, Command::new(id, now, body)).await? {
             Applied::ProducerIdsAllocated { first, count } => {
                 *block = first.0..first.0.saturating_add(i64::from(count));
-                let id = block.next().unwrap_or(first.0);
-                Ok(ProducerId(id))
+                producer_id(quorum, block.next().unwrap_or(first.0))
             }
             other => Err(ServiceError::new(
                 ErrorCode::Internal,
@@ -60,4 +55,11 @@ impl Ids {
             )),
         }
     }
+}
+
+fn producer_id(quorum: &Quorum, number: i64) -> Result<ProducerId, ServiceError> {
+    quorum.state().producer_id(number).ok_or_else(|| {
+        let message = format!("producer {number} is beyond what an id can name");
+        ServiceError::new(ErrorCode::LimitExceeded, message)
+    })
 }

@@ -200,6 +200,7 @@ impl Broker {
             quorum: Arc::clone(&quorum),
             partitions: Arc::clone(&partitions),
             archives: Arc::clone(&archives),
+            restores: Arc::default(),
             clock: Arc::clone(&clock),
             ids: Ids::default(),
             stats,

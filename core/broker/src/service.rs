@@ -15,7 +15,7 @@ use millstream_types::{
 };
 use millstream_wire::api::StartAt;
 
-use crate::archive::Archives;
+use crate::archive::{Archives, Restores};
 use crate::handle::PartitionHandle;
 use crate::ids::Ids;
 use crate::offsets;
@@ -32,6 +32,7 @@ pub(crate) struct BrokerService {
     pub(crate) quorum: Arc<Quorum>,
     pub(crate) partitions: Arc<Partitions>,
     pub(crate) archives: Arc<Archives>,
+    pub(crate) restores: Arc<Restores>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Ids,
     pub(crate) stats: Arc<Stats>,

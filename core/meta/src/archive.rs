@@ -2,11 +2,11 @@
 //! are still there.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
-use millstream_types::{LeaderEpoch, Offset, PartitionIndex, ProducerId, TimestampMs, TopicId};
+use millstream_types::{
+    Digest, LeaderEpoch, Offset, PartitionIndex, ProducerId, TimestampMs, TopicId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::MetaError;
@@ -19,39 +19,6 @@ pub const ARCHIVE_HEADS_MAX: usize = 1_000;
 /// The most deleted topics whose objects wait to be removed.
 pub const DELETED_TOPICS_MAX: usize = 100_000;
 
-/// The digest of a manifest; prints as 64 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ManifestDigest(pub [u8; 32]);
-
-impl fmt::Display for ManifestDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for ManifestDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ManifestDigest({self})")
-    }
-}
-
-impl FromStr for ManifestDigest {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const WRONG: &str = "a digest is 64 hexadecimal digits";
-        if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            return Err(WRONG);
-        }
-        let mut value = [0; 32];
-        for (byte, digits) in value.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let digits = std::str::from_utf8(digits).or(Err(WRONG))?;
-            *byte = u8::from_str_radix(digits, 16).or(Err(WRONG))?;
-        }
-        Ok(Self(value))
-    }
-}
-
 /// How far a partition is archived: what its newest manifest says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,7 +27,7 @@ pub struct ArchiveHead {
     pub number: u64,
     /// Its digest.
     #[serde(with = "form::text")]
-    pub digest: ManifestDigest,
+    pub digest: Digest,
     /// The first offset that the archive holds.
     #[serde(with = "form::offset")]
     pub start: Offset,

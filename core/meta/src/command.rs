@@ -13,7 +13,7 @@ use crate::form;
 
 /// The newest version of the commands' JSON form that this build reads. A command is written in
 /// the oldest that has it, so that an older build fails on nothing that it could read.
-pub const COMMAND_VERSION: u32 = 3;
+pub const COMMAND_VERSION: u32 = 4;
 
 /// Names one intent to change the metadata. A caller that does not know whether its command was
 /// applied sends it again under the same id and gets the first application's outcome.
@@ -160,9 +160,14 @@ pub enum CommandBody {
         configs: BTreeMap<String, String>,
         /// Its partitions, in order of their index.
         partitions: Vec<RestoredPartition>,
-        /// No id below this is given to a new producer from now on: its producers may go on.
+        /// No number below this is given to a new producer from now on: those of the topic's
+        /// producers that this cluster, or an early build, gave an id to may go on.
         #[serde(with = "form::producer")]
         producers_from: ProducerId,
+        /// The largest id of the topic's producers for each other cluster that gave them out. Since
+        /// version 4.
+        #[serde(default, skip_serializing_if = "Vec::is_empty", with = "form::producers")]
+        other_producers: Vec<ProducerId>,
     },
     /// Forgets a deleted topic whose objects are gone from the archive. Since version 3.
     ForgetDeletedTopic {
@@ -170,7 +175,8 @@ pub enum CommandBody {
         #[serde(with = "form::text")]
         topic: TopicId,
     },
-    /// Hands a broker a block of producer ids that nobody else has or will get.
+    /// Hands a broker a block of numbers of producers that nobody else has or will get;
+    /// [`crate::MetaState::producer_id`] makes ids of them.
     AllocateProducerIds {
         /// The broker.
         #[serde(with = "form::broker")]
@@ -202,6 +208,7 @@ impl CommandBody {
     /// The version of the JSON form that brought it.
     const fn version(&self) -> u32 {
         match self {
+            Self::RestoreTopic { other_producers, .. } if !other_producers.is_empty() => 4,
             Self::MoveArchiveHeads { .. }
             | Self::RestoreTopic { .. }
             | Self::ForgetDeletedTopic { .. } => 3,

@@ -76,6 +76,22 @@ number_form!(producer, ProducerId, i64);
 number_form!(epoch, LeaderEpoch, i32);
 number_form!(partition, PartitionIndex, u32);
 
+/// Producer ids as a list of numbers.
+pub(crate) mod producers {
+    use millstream_types::ProducerId;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(ids: &[ProducerId], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(ids.iter().map(|id| id.0))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Vec<ProducerId>, D::Error> {
+        Ok(Vec::<i64>::deserialize(from)?.into_iter().map(ProducerId).collect())
+    }
+}
+
 /// An offset as its number.
 pub(crate) mod offset {
     use millstream_types::Offset;

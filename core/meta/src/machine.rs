@@ -89,12 +89,12 @@ pub enum Applied {
         #[serde(with = "form::text")]
         topic: TopicId,
     },
-    /// The broker owns `count` producer ids from `first` on.
+    /// The broker owns the numbers of `count` producers from `first` on.
     ProducerIdsAllocated {
-        /// The block's first id.
+        /// The block's first number.
         #[serde(with = "form::producer")]
         first: ProducerId,
-        /// How many ids the block has.
+        /// How many the block has.
         count: u32,
     },
 }
@@ -183,6 +183,14 @@ impl AppliedCommands {
 }
 
 impl MetaState {
+    /// Whether a command would be refused as things stand; nothing changes.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn check_command(&self, command: Command) -> Result<(), MetaError> {
+        self.clone().apply_body(command.at_ms, command.body).map(drop)
+    }
+
     fn apply_body(&mut self, at: TimestampMs, body: CommandBody) -> Outcome {
         if let CommandBody::InitCluster { cluster, format } = body {
             return self.init_cluster(cluster, format);
@@ -209,11 +217,13 @@ impl MetaState {
                 configs,
                 partitions,
                 producers_from,
+                other_producers,
             } => {
                 let count = u32::try_from(partitions.len()).unwrap_or(u32::MAX);
                 let wanted =
                     NewTopic { name, topic, partitions: count, replication_factor, configs };
-                self.restore_topic(at, wanted, &partitions, producers_from)
+                let producers = (producers_from, &*other_producers);
+                self.restore_topic(at, wanted, &partitions, producers)
             }
             CommandBody::ForgetDeletedTopic { topic } => self.forget_deleted_topic(topic),
             CommandBody::AlterTopicConfigs { topic, set, remove } => {
@@ -350,9 +360,10 @@ impl MetaState {
         at: TimestampMs,
         wanted: NewTopic,
         partitions: &[RestoredPartition],
-        producers_from: ProducerId,
+        (producers_from, others): (ProducerId, &[ProducerId]),
     ) -> Outcome {
-        if let Some(reason) = restored_fault(partitions, producers_from) {
+        let fault = restored_fault(partitions, producers_from);
+        if let Some(reason) = fault.or_else(|| self.others_fault(others)) {
             let reason = reason.to_owned();
             return Err(MetaError::InvalidPartitions { asked: wanted.partitions, reason });
         }
@@ -366,6 +377,7 @@ impl MetaState {
         }
         self.restore_heads(topic, partitions);
         self.producer_id_next = self.producer_id_next.max(producers_from.0);
+        self.know_producers(others);
         Ok(Applied::TopicRestored { topic })
     }
 

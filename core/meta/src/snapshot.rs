@@ -52,6 +52,9 @@ struct SnapshotForm {
     placed: u64,
     #[serde(with = "form::producer")]
     producer_id_next: ProducerId,
+    /// The largest known id of each other cluster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "form::producers")]
+    other_producers: Vec<ProducerId>,
     brokers: Vec<BrokerForm>,
     topics: Vec<TopicForm>,
     /// Deleted topics that the archive still holds objects of.
@@ -133,6 +136,7 @@ impl MetaMachine {
             registrations: state.registrations,
             placed: state.placed,
             producer_id_next: ProducerId(state.producer_id_next),
+            other_producers: state.other_producers().collect(),
             brokers: state.brokers.values().map(|broker| broker_form(broker)).collect(),
             topics: state.topics.values().map(|topic| topic_form(state, topic)).collect(),
             deleted: state.deleted_topics().map(deleted_form).collect(),
@@ -171,6 +175,7 @@ impl MetaMachine {
         }
         let deleted = form.deleted.into_iter().map(deleted_of);
         archive.deleted = Arc::new(deleted.collect());
+        let others = form.other_producers.iter().map(|id| (id.origin(), id.number()));
         let brokers = form.brokers.into_iter().map(|form| (form.id, Arc::new(broker_of(form))));
         let state = MetaState {
             format: form.format,
@@ -180,6 +185,7 @@ impl MetaMachine {
             placed: form.placed,
             partitions: topics.values().map(|topic| topic.partitions.len() as u64).sum(),
             producer_id_next: form.producer_id_next.0,
+            other_producers: Arc::new(others.collect()),
             brokers: Arc::new(brokers.collect()),
             topics: Arc::new(topics),
             names: Arc::new(names),

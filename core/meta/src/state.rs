@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use millstream_types::limits::TOPIC_PARTITIONS_MAX;
 use millstream_types::{
-    BrokerId, ClusterId, DirectoryId, LeaderEpoch, PartitionIndex, ProducerId, TimestampMs, TopicId,
+    BrokerId, ClusterId, DirectoryId, LeaderEpoch, PartitionIndex, TimestampMs, TopicId,
 };
 
 use crate::archive::ArchiveState;
@@ -23,7 +23,10 @@ pub struct MetaState {
     pub(crate) registrations: u64,
     pub(crate) placed: u64,
     pub(crate) partitions: u64,
+    /// The number of the next producer that is given an id.
     pub(crate) producer_id_next: i64,
+    /// The largest number that is known of each other cluster's producers, by origin.
+    pub(crate) other_producers: Arc<BTreeMap<u32, i64>>,
     pub(crate) brokers: Arc<BTreeMap<BrokerId, Arc<Broker>>>,
     pub(crate) topics: Arc<BTreeMap<TopicId, Arc<Topic>>>,
     /// Topics by [`collision_key`] of their name, which is unique.
@@ -147,12 +150,6 @@ impl MetaState {
         self.topics.values()
     }
 
-    /// Whether a producer id is out of a block that some broker was given.
-    #[must_use]
-    pub const fn has_allocated(&self, id: ProducerId) -> bool {
-        0 <= id.0 && id.0 < self.producer_id_next
-    }
-
     /// How many topics there are.
     #[must_use]
     pub fn topics_len(&self) -> usize {
@@ -210,7 +207,9 @@ impl MetaState {
     pub fn check(&self) -> Result<(), InvariantError> {
         let blank = self.topics.is_empty() && self.brokers.is_empty() && self.revision == 0;
         rule(self.cluster.is_some() || blank, "only an initialised cluster holds anything")?;
-        rule(self.producer_id_next >= 0, "producer ids are not negative")?;
+        if let Some(broken) = self.producers_fault() {
+            return Err(InvariantError(broken));
+        }
         rule(self.names.len() == self.topics.len(), "each topic has one name")?;
         let partitions: u64 = self.topics.values().map(|t| t.partitions.len() as u64).sum();
         rule(self.partitions == partitions, "the partitions are counted")?;

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millstream_meta::*;
 use millstream_types::{
-    BrokerId, ClusterId, DirectoryId, LeaderEpoch, Offset, PartitionIndex, ProducerId, TimestampMs,
-    TopicId,
+    BrokerId, ClusterId, Digest, DirectoryId, LeaderEpoch, Offset, PartitionIndex, ProducerId,
+    TimestampMs, TopicId,
 };
 
 const TOPIC: TopicId = TopicId::from_bytes([0xa1; 16]);
@@ -72,7 +72,7 @@ fn archived() -> BTreeMap<String, String> {
 fn head(number: u64, start: i64, end: i64, epoch: i32) -> ArchiveHead {
     ArchiveHead {
         number,
-        digest: ManifestDigest([0x5a; 32]),
+        digest: Digest::from_bytes([0x5a; 32]),
         start: Offset::new(start).unwrap(),
         end: Offset::new(end).unwrap(),
         leader_epoch: LeaderEpoch(epoch),
@@ -150,6 +150,7 @@ fn a_restored_topic_goes_on_where_its_archive_ends() {
         configs: archived(),
         partitions,
         producers_from: ProducerId(producers_from),
+        other_producers: Vec::new(),
     };
     let never = RestoredPartition { leader_epoch: LeaderEpoch(0), head: None };
     let twisted = RestoredPartition { leader_epoch: LeaderEpoch(4), head: Some(head(3, 9, 5, 4)) };
@@ -166,6 +167,76 @@ fn a_restored_topic_goes_on_where_its_archive_ends() {
     let ids = driver.apply(CommandBody::AllocateProducerIds { broker: BrokerId(1), count: 1 });
     let first = ProducerId(5_000);
     assert_eq!(ids, Ok(Applied::ProducerIdsAllocated { first, count: 1 }));
+}
+
+/// Both clusters count from 0; a producer of the one is none of the other's all the same.
+#[test]
+fn a_restored_topics_producers_are_not_this_clusters() {
+    let mut driver = Driver::started();
+    let ids = CommandBody::AllocateProducerIds { broker: BrokerId(1), count: 1_000 };
+    driver.apply(ids.clone()).unwrap();
+    let theirs = ClusterId::from_bytes([9; 16]);
+    let id = |number| ProducerId::from_parts(theirs.producer_origin(), number).unwrap();
+    let own = driver.machine.state().producer_id(7).unwrap();
+    assert_ne!(own, id(7));
+    assert!(driver.machine.state().has_allocated(own));
+    assert!(!driver.machine.state().has_allocated(id(7)), "nothing of theirs is here");
+
+    let restore = |topic: u8, name: &str, other_producers| CommandBody::RestoreTopic {
+        name: name.to_owned(),
+        topic: TopicId::from_bytes([topic; 16]),
+        replication_factor: 1,
+        configs: archived(),
+        partitions: vec![RestoredPartition { leader_epoch: LeaderEpoch(0), head: None }],
+        producers_from: ProducerId(0),
+        other_producers,
+    };
+    for wrong in [own, ProducerId(7), ProducerId::NONE] {
+        assert!(driver.apply(restore(0xb2, "payments", vec![wrong])).is_err(), "{wrong}");
+    }
+    driver.apply(restore(0xb2, "payments", vec![id(5_000)])).unwrap();
+    driver.apply(restore(0xb3, "refunds", vec![id(20)])).unwrap();
+    let state = driver.machine.state();
+    let known = [id(7), id(5_000), own].map(|id| state.has_allocated(id));
+    assert_eq!(known, [true; 3]);
+    let unknown = [id(5_001), ProducerId::from_parts(77, 1).unwrap(), ProducerId(-2)];
+    assert_eq!(unknown.map(|id| state.has_allocated(id)), [false; 3]);
+    // Their numbers do not move this cluster's.
+    let first = ProducerId(1_000);
+    assert_eq!(driver.apply(ids), Ok(Applied::ProducerIdsAllocated { first, count: 1_000 }));
+}
+
+/// What earlier builds gave out carries no origin, and goes on.
+#[test]
+fn bare_producer_ids_stay_known() {
+    let mut driver = Driver::started();
+    driver.apply(CommandBody::AllocateProducerIds { broker: BrokerId(1), count: 10 }).unwrap();
+    let state = driver.machine.state();
+    assert!(state.has_allocated(ProducerId(9)) && !state.has_allocated(ProducerId(10)));
+    assert_eq!(state.producer_id(1 << 39), None, "there are no more");
+}
+
+/// A refusal that comes before anything is done elsewhere, and one that would not come.
+#[test]
+fn a_command_is_checked_without_being_applied() {
+    let mut driver = Driver::started();
+    let create = |name: &str, topic| CommandBody::CreateTopic {
+        name: name.to_owned(),
+        topic: TopicId::from_bytes([topic; 16]),
+        partitions: 1,
+        replication_factor: 1,
+        configs: BTreeMap::new(),
+    };
+    let check = |driver: &Driver, body| {
+        let command = Command::new(CommandId(99), TimestampMs(1_000), body);
+        driver.machine.state().check_command(command)
+    };
+    let before = driver.machine.state().clone();
+    let exists = check(&driver, create("orders", 0xb2));
+    assert!(matches!(exists, Err(MetaError::TopicExists { .. })), "{exists:?}");
+    assert_eq!(check(&driver, create("payments", 0xb2)), Ok(()));
+    assert_eq!(*driver.machine.state(), before);
+    driver.apply(create("payments", 0xb2)).unwrap();
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use millstream_meta::*;
 use millstream_types::{
-    BrokerId, ClusterId, DirectoryId, LeaderEpoch, Offset, PartitionIndex, ProducerId, TimestampMs,
-    TopicId,
+    BrokerId, ClusterId, Digest, DirectoryId, LeaderEpoch, Offset, PartitionIndex, ProducerId,
+    TimestampMs, TopicId,
 };
 
 fn commands() -> Vec<Command> {
@@ -61,7 +61,7 @@ fn commands_of_version_3() -> Vec<Command> {
     let topic = TopicId::from_bytes([0xa1; 16]);
     let head = ArchiveHead {
         number: 7,
-        digest: ManifestDigest([0x5a; 32]),
+        digest: Digest::from_bytes([0x5a; 32]),
         start: Offset::new(100).unwrap(),
         end: Offset::new(2000).unwrap(),
         leader_epoch: LeaderEpoch(4),
@@ -80,6 +80,7 @@ fn commands_of_version_3() -> Vec<Command> {
                 RestoredPartition { leader_epoch: LeaderEpoch(0), head: None },
             ],
             producers_from: ProducerId(5000),
+            other_producers: Vec::new(),
         },
         CommandBody::ForgetDeletedTopic { topic },
     ];
@@ -87,6 +88,20 @@ fn commands_of_version_3() -> Vec<Command> {
     commands
         .map(|(body, n)| Command::new(CommandId(n), TimestampMs(1_700_000_000_000), body))
         .collect()
+}
+
+/// What version 4 added.
+fn commands_of_version_4() -> Vec<Command> {
+    let body = CommandBody::RestoreTopic {
+        name: "clicks".into(),
+        topic: TopicId::from_bytes([0xb4; 16]),
+        replication_factor: 1,
+        configs: [("remote.storage.enable".to_owned(), "true".to_owned())].into(),
+        partitions: vec![RestoredPartition { leader_epoch: LeaderEpoch(0), head: None }],
+        producers_from: ProducerId(0),
+        other_producers: vec![ProducerId::from_parts(0x0012_3456, 41).unwrap()],
+    };
+    vec![Command::new(CommandId(12), TimestampMs(1_700_000_000_000), body)]
 }
 
 fn golden(name: &str) -> String {
@@ -100,6 +115,7 @@ fn commands_have_the_form_of_their_version() {
         ("commands-v1.jsonl", commands()),
         ("commands-v2.jsonl", commands_of_version_2()),
         ("commands-v3.jsonl", commands_of_version_3()),
+        ("commands-v4.jsonl", commands_of_version_4()),
     ];
     for (name, expected) in versions {
         let golden = golden(name);
@@ -161,11 +177,27 @@ fn a_snapshot_tells_of_the_archive() {
     assert_eq!(head.end, Offset::new(2000).unwrap());
 }
 
+/// With producers of another cluster, which earlier snapshots of version 1 lack.
+#[test]
+fn a_snapshot_tells_of_other_clusters_producers() {
+    let mut machine = MetaMachine::new();
+    for command in commands().into_iter().take(2).chain(commands_of_version_4()) {
+        machine.apply(command).unwrap();
+    }
+    let golden = golden("snapshot-v1-producers.json");
+    let golden = golden.trim_end();
+    assert_eq!(String::from_utf8(machine.to_snapshot().unwrap()).unwrap(), golden);
+    let read = MetaMachine::from_snapshot(golden.as_bytes()).unwrap();
+    assert_eq!(read, machine);
+    let id = |number| ProducerId::from_parts(0x0012_3456, number).unwrap();
+    assert!(read.state().has_allocated(id(41)) && !read.state().has_allocated(id(42)));
+}
+
 #[test]
 fn forms_of_a_later_version_are_refused() {
-    let command = golden("commands-v1.jsonl").replace("{\"v\":1", "{\"v\":4");
+    let command = golden("commands-v1.jsonl").replace("{\"v\":1", "{\"v\":5");
     let error = serde_json::from_str::<Command>(command.lines().next().unwrap()).unwrap_err();
-    assert!(error.to_string().contains("command version 4 is not known"), "{error}");
+    assert!(error.to_string().contains("command version 5 is not known"), "{error}");
     let snapshot = golden("snapshot-v1.json").replacen("{\"v\":1", "{\"v\":2", 1);
     let error = MetaMachine::from_snapshot(snapshot.as_bytes()).unwrap_err();
     assert!(matches!(error, SnapshotError::UnknownVersion(2)));

@@ -150,10 +150,9 @@ impl ProducerTable {
         }
     }
 
-    /// The largest id that is known.
-    #[must_use]
-    pub fn largest_id(&self) -> Option<ProducerId> {
-        self.producers.last_key_value().map(|(id, _)| *id)
+    /// The ids that are known, in order.
+    pub fn ids(&self) -> impl Iterator<Item = ProducerId> {
+        self.producers.keys().copied()
     }
 
     /// Forgets producers that have appended nothing since `before`.

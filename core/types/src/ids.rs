@@ -114,9 +114,48 @@ number!(
     ProducerEpoch(i16)
 );
 
+impl ClusterId {
+    /// What tells this cluster's producer ids from another's: 24 bits of its identity, and never 0.
+    #[must_use]
+    pub const fn producer_origin(self) -> u32 {
+        let [first, second, third, ..] = self.0;
+        let origin = u32::from_be_bytes([0, first, second, third]);
+        if origin == 0 { 1 } else { origin }
+    }
+}
+
 impl ProducerId {
     /// The producer id of a batch whose producer is not idempotent.
     pub const NONE: Self = Self(-1);
+    /// How many low bits are a number that counts the producers of one cluster; above them is the
+    /// cluster's [`ClusterId::producer_origin`], or 0 where an earlier build gave the id out.
+    const NUMBER_BITS: u32 = 39;
+
+    /// The id of a cluster's producer; `None` for an origin or a number that does not fit.
+    #[must_use]
+    pub const fn from_parts(origin: u32, number: i64) -> Option<Self> {
+        if origin >> 24 != 0 || number < 0 || number >> Self::NUMBER_BITS != 0 {
+            return None;
+        }
+        let [_, first, second, third] = origin.to_be_bytes();
+        let above = i64::from_be_bytes([first, second, third, 0, 0, 0, 0, 0]).cast_unsigned() >> 1;
+        Some(Self(above.cast_signed() | number))
+    }
+
+    /// Which cluster gave the id out; 0 where that is not known. Of an id that
+    /// [`ProducerId::is_some`].
+    #[must_use]
+    pub const fn origin(self) -> u32 {
+        // Without the sign the number's bits fill the last five bytes.
+        let [first, second, third, ..] = (self.0 << 1).to_be_bytes();
+        u32::from_be_bytes([0, first, second, third])
+    }
+
+    /// Which of that cluster's producers it is.
+    #[must_use]
+    pub const fn number(self) -> i64 {
+        self.0 & ((1 << Self::NUMBER_BITS) - 1)
+    }
 
     /// Whether a producer id was assigned.
     #[must_use]
@@ -148,6 +187,26 @@ mod tests {
     fn an_identity_reads_what_it_prints() {
         let id = TopicId::from_bytes(*b"0123456789abcdef");
         assert_eq!(id.to_string().parse(), Ok(id));
+    }
+
+    #[test]
+    fn a_producer_id_is_its_clusters_origin_and_a_number() {
+        let cluster = ClusterId::from_bytes([0xff; 16]);
+        let last = (1 << 39) - 1;
+        for origin in [0, 1, cluster.producer_origin()] {
+            for number in [0, 1, 1_000, last] {
+                let id = ProducerId::from_parts(origin, number).unwrap();
+                assert!(id.is_some());
+                assert_eq!((id.origin(), id.number()), (origin, number));
+            }
+        }
+        assert_eq!(ProducerId::from_parts(0, 7), Some(ProducerId(7)));
+        let largest = ProducerId::from_parts(cluster.producer_origin(), last);
+        assert_eq!(largest, Some(ProducerId(i64::MAX)));
+        for (origin, number) in [(1 << 24, 0), (1, last + 1), (1, -1)] {
+            assert_eq!(ProducerId::from_parts(origin, number), None, "{origin} {number}");
+        }
+        assert_eq!(ClusterId::NIL.producer_origin(), 1, "0 is of no cluster");
     }
 
     #[test]

@@ -4,7 +4,9 @@
 
 mod feed;
 mod offload;
+mod owner;
 mod requests;
+mod restore;
 mod slot;
 mod upkeep;
 mod values;
@@ -18,18 +20,17 @@ use std::time::Duration;
 
 use millstream_env::clock::Clock;
 use millstream_log::Beginning;
-use millstream_meta::{ArchiveHead, ManifestDigest, MetaState, Topic};
+use millstream_meta::{ArchiveHead, MetaState, Topic};
 use millstream_partition::RangeState;
 use millstream_quorum::Quorum;
 use millstream_service::ServiceError;
-use millstream_tiered::{
-    ArchiveError, Digest, Head, Identity, RangeEnd, ReadCache, Store, StoreError,
-};
+use millstream_tiered::{ArchiveError, Head, Identity, RangeEnd, ReadCache, Store, StoreError};
 use millstream_types::{ClusterId, ErrorCode, LeaderEpoch, Offset, TopicPartition};
 use tokio::sync::OnceCell;
 
 pub(crate) use feed::Feed;
 pub(crate) use offload::run;
+pub(crate) use restore::Restores;
 use slot::Slot;
 
 use crate::config::ArchiveSection;
@@ -286,7 +287,7 @@ fn beginning(offset: Offset, end: &RangeEnd) -> Result<Beginning, ArchiveError> 
 pub(crate) fn to_meta(head: &Head) -> ArchiveHead {
     ArchiveHead {
         number: head.number,
-        digest: ManifestDigest(head.digest.to_bytes()),
+        digest: head.digest,
         start: Offset::new(head.start).unwrap_or(Offset::ZERO),
         end: Offset::new(head.end).unwrap_or(Offset::ZERO),
         leader_epoch: LeaderEpoch(head.leader_epoch),
@@ -297,7 +298,7 @@ pub(crate) fn to_meta(head: &Head) -> ArchiveHead {
 pub(crate) fn to_store(head: &ArchiveHead) -> Head {
     Head {
         number: head.number,
-        digest: Digest::from_bytes(head.digest.0),
+        digest: head.digest,
         start: head.start.value(),
         end: head.end.value(),
         leader_epoch: head.leader_epoch.0,

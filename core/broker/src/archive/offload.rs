@@ -238,6 +238,8 @@ impl Archives {
         epoch: LeaderEpoch,
         sync: bool,
     ) -> Result<bool, OffloadError> {
+        // Before a range is read and encoded for nothing.
+        archive.check_owner()?;
         // A crash may have come between a manifest and the metadata.
         self.move_head(slot, handle, archive.head().copied()).await?;
         if sync {

@@ -1,23 +1,19 @@
 //! What operators ask about the archive.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_meta::{CommandBody, MetaState, RestoredPartition, Topic};
-use millstream_replica::ProducerTable;
+use millstream_meta::{MetaState, Topic};
 use millstream_service::ServiceError;
-use millstream_tiered::{ArchiveError, ArchivedPartition, ArchivedTopic, ConfigMap, StoreError};
-use millstream_types::{
-    ErrorCode, LeaderEpoch, Offset, PartitionIndex, ProducerId, TopicId, TopicPartition,
-};
+use millstream_tiered::{ArchiveError, ArchivedTopic, StoreError};
+use millstream_types::{ErrorCode, Offset, PartitionIndex, TopicId, TopicPartition};
 use millstream_wire::api::{
     ARCHIVE_PARTITIONS_MAX, ArchivePartitionStatus, ArchiveStatusRequest, ArchiveStatusResponse,
-    ArchivedTopicEntry, ArchivedTopicsResponse, ERROR_MESSAGE_BYTES_MAX, RestoreTopicRequest,
-    RestoreTopicResponse, RestoredRange,
+    ArchivedTopicEntry, ArchivedTopicsResponse, ERROR_MESSAGE_BYTES_MAX, RestoreTopicResponse,
+    RestoredRange,
 };
 
-use super::{Archives, service_error, to_meta};
+use super::{Archives, service_error};
 use crate::handle::PartitionHandle;
 use crate::service::BrokerService;
 
@@ -121,37 +117,8 @@ impl BrokerService {
         Ok(ArchivedTopicsResponse { topics: topics.collect() })
     }
 
-    pub(crate) async fn restore_topic(
-        &self,
-        request: RestoreTopicRequest,
-    ) -> Result<RestoreTopicResponse, ServiceError> {
-        let found = choose(self.archives.list().await?, &request)?;
-        let opened = self.archives.opened().await.map_err(|error| store_error(&error))?;
-        let config = found.newest_config(&opened.store).await;
-        let config = config.map_err(|error| {
-            let retriable = error.is_retriable();
-            let code = if retriable { ErrorCode::Unavailable } else { ErrorCode::StorageFenced };
-            ServiceError::new(code, error.to_string())
-        })?;
-        let Some((_, config)) = config else {
-            let message = format!(
-                "the store has objects of topic `{}` but not its config: it was being deleted",
-                found.topic
-            );
-            return Err(ServiceError::new(ErrorCode::UnknownTopic, message));
-        };
-        let cluster = self.archives.cluster;
-        let partitions = found.partitions(&opened.store, cluster).await;
-        let partitions = partitions.map_err(|error| service_error(&error))?;
-        let body = restore_command(&found, &config, &partitions)?;
-        self.change(request.command.0, body).await?;
-        // Its producers' ids may lie in the block that this broker gives out.
-        self.ids.forget_block().await;
-        Ok(self.restored(found.topic_id))
-    }
-
     /// What a topic that was restored holds.
-    fn restored(&self, topic: TopicId) -> RestoreTopicResponse {
+    pub(super) fn restored(&self, topic: TopicId) -> RestoreTopicResponse {
         let state = self.quorum.state();
         let count = state.topic(topic).map_or(0, |topic| topic.partitions.len());
         let count = u32::try_from(count).unwrap_or(u32::MAX);
@@ -190,85 +157,14 @@ impl Archives {
         }
     }
 
-    async fn list(&self) -> Result<Vec<ArchivedTopic>, ServiceError> {
+    pub(super) async fn list(&self) -> Result<Vec<ArchivedTopic>, ServiceError> {
         let opened = self.opened().await.map_err(|error| store_error(&error))?;
         ArchivedTopic::list(&opened.store).await.map_err(|error| store_error(&error))
     }
 }
 
-fn store_error(error: &StoreError) -> ServiceError {
+pub(super) fn store_error(error: &StoreError) -> ServiceError {
     service_error(&ArchiveError::from(error.clone()))
-}
-
-/// The topic that is meant, if that is clear.
-fn choose(
-    all: Vec<ArchivedTopic>,
-    request: &RestoreTopicRequest,
-) -> Result<ArchivedTopic, ServiceError> {
-    let mut named: Vec<ArchivedTopic> = all
-        .into_iter()
-        .filter(|found| found.topic == request.name)
-        .filter(|found| request.topic.is_none_or(|id| found.topic_id == id))
-        .collect();
-    let message = match named.len() {
-        1 => return Ok(named.remove(0)),
-        0 => format!("the archive's store has no topic `{}`", request.name),
-        count => {
-            let ids: Vec<String> = named.iter().map(|found| found.topic_id.to_string()).collect();
-            let name = &request.name;
-            format!("the store has {count} topics `{name}`: name one by its id: {}", ids.join(", "))
-        }
-    };
-    let code = if named.is_empty() { ErrorCode::UnknownTopic } else { ErrorCode::InvalidRequest };
-    Err(ServiceError::new(code, message))
-}
-
-/// The command that makes the topic again.
-fn restore_command(
-    found: &ArchivedTopic,
-    config: &ConfigMap,
-    partitions: &BTreeMap<PartitionIndex, ArchivedPartition>,
-) -> Result<CommandBody, ServiceError> {
-    let broken = |what: &str| {
-        let message = format!("the archived config of topic `{}`: {what}", found.topic);
-        ServiceError::new(ErrorCode::Internal, message)
-    };
-    let number = |name| config.get(name).and_then(serde_json::Value::as_u64);
-    let count = number("partitions").and_then(|count| u32::try_from(count).ok());
-    let count = count.ok_or_else(|| broken("no number of partitions"))?;
-    // The topic may have grown after its config was last written.
-    let count = partitions.keys().map(|index| index.0.saturating_add(1)).fold(count, u32::max);
-    let factor = number("replication_factor").and_then(|factor| u16::try_from(factor).ok());
-    let configs = config.get("configs").and_then(serde_json::Value::as_object);
-    let mut named = BTreeMap::new();
-    for (name, value) in configs.ok_or_else(|| broken("no configs"))? {
-        let text = value.as_str().ok_or_else(|| broken("a config that is no text"))?;
-        named.insert(name.clone(), text.to_owned());
-    }
-    let mut producers_from = 0;
-    for partition in partitions.values() {
-        let Some(end) = &partition.end else { continue };
-        let known = ProducerTable::from_snapshot(&end.producers);
-        let known = known.map_err(|error| broken(&error.to_string()))?;
-        producers_from =
-            producers_from.max(known.largest_id().map_or(0, |id| id.0.saturating_add(1)));
-    }
-    let restored = (0..count).map(|index| match partitions.get(&PartitionIndex(index)) {
-        Some(partition) => RestoredPartition {
-            leader_epoch: LeaderEpoch(partition.head.leader_epoch),
-            head: Some(to_meta(&partition.head)),
-        },
-        None => RestoredPartition { leader_epoch: LeaderEpoch(0), head: None },
-    });
-    Ok(CommandBody::RestoreTopic {
-        name: found.topic.clone(),
-        topic: found.topic_id,
-        // One broker holds what one broker can.
-        replication_factor: factor.unwrap_or(1),
-        configs: named,
-        partitions: restored.collect(),
-        producers_from: ProducerId(producers_from),
-    })
 }
 
 /// What a reply can say of an error.

@@ -88,8 +88,8 @@ impl Archives {
     async fn write_config(&self, topic: &Topic) -> Result<(), String> {
         let opened = self.opened().await.map_err(|error| error.to_string())?;
         let archived = ArchivedTopic::new(topic.name.to_string(), topic.id);
-        let written = archived.write_config(&opened.store, &config_map(topic)).await;
-        written.map(drop).map_err(|error| error.to_string())
+        let written = self.put_config(&archived, &opened.store, &config_map(topic)).await;
+        written.map_err(|error| error.to_string())
     }
 
     fn forget_slots(&self, state: &MetaState) {
@@ -159,7 +159,7 @@ impl Archives {
             |error: String| ServiceError::new(millstream_types::ErrorCode::Unavailable, error);
         let opened = self.opened().await.map_err(|error| unavailable(error.to_string()))?;
         let archived = ArchivedTopic::new(name.to_owned(), id);
-        let removed = archived.remove(&opened.store).await;
+        let removed = self.remove_objects(&archived, &opened.store).await;
         let removed = removed.map_err(|error| unavailable(error.to_string()))?;
         self.counters.removed.fetch_add(removed as u64, Ordering::Relaxed);
         let command = CommandId(u128::from_be_bytes(Ids::random()?));

@@ -91,6 +91,10 @@ pub struct ArchiveVerifyArgs {
 /// the offset where that ends. What had not been archived is not there. A topic that the cluster
 /// has already is left as it is, so that the command can be run again.
 ///
+/// The archive is this cluster's from then on. Another cluster that had it, if it still runs,
+/// loses it: it archives and removes nothing more of the topic, which its `archive status` says,
+/// and what it had not archived stays on its own disks alone.
+///
 /// Without topics it lists those that could be restored, and exits with 2.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
