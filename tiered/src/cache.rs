@@ -12,10 +12,11 @@ use bytes::Bytes;
 use lru::LruCache;
 use millstream_types::Offset;
 use millstream_wire::Batch;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{AcquireError, OnceCell, Semaphore};
 
 use crate::archive::{ArchiveError, load_footer};
 use crate::decode::ObjectReader;
+use crate::disk_cache::DiskCache;
 use crate::encode::ROW_GROUP_BYTES;
 use crate::manifest::Entry;
 use crate::store::Store;
@@ -94,6 +95,7 @@ impl Drop for Ahead {
 #[derive(Debug)]
 pub struct ReadCache {
     store: Store,
+    disk: Option<Arc<DiskCache>>,
     bytes_max: usize,
     footers: Mutex<LruCache<Arc<str>, Cell<ObjectReader>>>,
     parts: Mutex<Parts>,
@@ -104,8 +106,15 @@ impl ReadCache {
     /// Keeps at most `bytes_max` bytes of batches; the longest unused go first.
     #[must_use]
     pub fn new(store: Store, bytes_max: usize) -> Arc<Self> {
+        Self::with_disk(store, bytes_max, None)
+    }
+
+    /// [`ReadCache::new`], in front of files of row groups as the store has them.
+    #[must_use]
+    pub fn with_disk(store: Store, bytes_max: usize, disk: Option<Arc<DiskCache>>) -> Arc<Self> {
         Arc::new(Self {
             store,
+            disk,
             bytes_max,
             footers: Mutex::new(LruCache::new(FOOTERS_KEPT)),
             parts: Mutex::new(Parts::new()),
@@ -173,23 +182,45 @@ impl ReadCache {
         object: &Arc<ObjectReader>,
         part: usize,
     ) -> Result<Arc<Part>, ArchiveError> {
-        let ended = |error: String| ArchiveError::Decode(error);
-        let _permit = self.loads.acquire().await.map_err(|error| ended(error.to_string()))?;
-        let bytes = self.store.get_range(key, object.span(part)).await?;
-        let object = Arc::clone(object);
-        let decoded = tokio::task::spawn_blocking(move || {
-            let batches: Vec<Bytes> = object.replay(part, bytes)?;
-            let bytes = batches.iter().map(Bytes::len).sum();
-            let batches = batches.into_iter().map(Batch::validate).collect::<Result<_, _>>()?;
-            Ok(Arc::new(Part { batches, bytes }))
-        });
-        let decoded = decoded.await.map_err(|error| ended(error.to_string()))?;
-        decoded.map_err(|source| ArchiveError::Object { object: key.to_string(), source })
+        let ended = |error: AcquireError| ArchiveError::Decode(error.to_string());
+        let _permit = self.loads.acquire().await.map_err(ended)?;
+        let span = object.span(part);
+        let disk = self.disk.as_ref().filter(|_| !span.is_empty());
+        if let Some(disk) = disk
+            && let Some(bytes) = disk.get(key, &span).await
+            && let Ok(part) = decode(key, object, part, bytes).await
+        {
+            return Ok(part);
+        }
+        let bytes = self.store.get_range(key, span.clone()).await?;
+        let decoded = decode(key, object, part, bytes.clone()).await?;
+        // Only now: its checksum in the footer has held.
+        if let Some(disk) = disk {
+            disk.put(key, span.start, bytes);
+        }
+        Ok(decoded)
     }
 
     fn parts(&self) -> MutexGuard<'_, Parts> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn decode(
+    key: &Arc<str>,
+    object: &Arc<ObjectReader>,
+    part: usize,
+    bytes: Bytes,
+) -> Result<Arc<Part>, ArchiveError> {
+    let object = Arc::clone(object);
+    let decoded = tokio::task::spawn_blocking(move || {
+        let batches: Vec<Bytes> = object.replay(part, bytes)?;
+        let bytes = batches.iter().map(Bytes::len).sum();
+        let batches = batches.into_iter().map(Batch::validate).collect::<Result<_, _>>()?;
+        Ok(Arc::new(Part { batches, bytes }))
+    });
+    let decoded = decoded.await.map_err(|error| ArchiveError::Decode(error.to_string()))?;
+    decoded.map_err(|source| ArchiveError::Object { object: key.to_string(), source })
 }
 
 impl Slot {

@@ -14,6 +14,7 @@ pub mod bench_support;
 mod cache;
 mod columns;
 mod decode;
+mod disk_cache;
 mod encode;
 mod error;
 #[cfg(test)]
@@ -33,6 +34,7 @@ mod values;
 pub use archive::{ArchiveError, PartitionArchive, Replayed, Verified};
 pub use cache::ReadCache;
 pub use decode::ObjectReader;
+pub use disk_cache::{DiskCache, DiskCacheCounters};
 pub use encode::{EncodedObject, Encoder, Summary};
 pub use error::{EncodeError, FormatError};
 pub use footer::{FORMAT_VERSION, Identity, RangeEnd};

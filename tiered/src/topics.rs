@@ -259,16 +259,12 @@ impl ArchivedTopic {
     pub async fn remove(&self, store: &Store) -> Result<usize, StoreError> {
         let folder = self.folder();
         let configs = format!("{folder}/config/");
-        let (configs, others): (Vec<_>, Vec<_>) = store
-            .list(&folder, OBJECTS_MAX)
-            .await?
-            .into_iter()
-            .partition(|object| object.key.starts_with(&configs));
-        let removed = configs.len() + others.len();
-        for object in configs.into_iter().chain(others) {
-            store.delete(&object.key).await?;
-        }
-        Ok(removed)
+        let listed = store.list(&folder, OBJECTS_MAX).await?;
+        let (configs, others): (Vec<_>, Vec<_>) =
+            listed.into_iter().map(|object| object.key).partition(|key| key.starts_with(&configs));
+        store.delete_all(&configs).await?;
+        store.delete_all(&others).await?;
+        Ok(configs.len() + others.len())
     }
 
     fn folder(&self) -> String {

@@ -15,7 +15,7 @@ use object_store::{
 };
 
 use super::*;
-use crate::{Encoder, Identity, PartitionArchive, RangeEnd, Store};
+use crate::{DiskCache, Encoder, Identity, PartitionArchive, RangeEnd, Store};
 
 const RECORDS: u32 = 8;
 const VALUE_BYTES: usize = 64 * 1024;
@@ -368,5 +368,60 @@ async fn the_first_record_at_a_time_is_found() {
             .map(|offset| (Offset::new(offset).unwrap(), time_of(offset)))
             .find(|(_, timestamp)| *timestamp >= time);
         assert_eq!(reader.find_time(time).await.unwrap(), expected, "{time:?}");
+    }
+}
+
+/// A reader behind a memory that keeps nothing, in front of files.
+fn through(bench: &Bench, disk: &Arc<DiskCache>) -> ArchiveReader {
+    let cache = ReadCache::with_disk(bench.store.clone(), 0, Some(Arc::clone(disk)));
+    bench.counting.gets.store(0, Ordering::Relaxed);
+    bench.archive.reader(&cache)
+}
+
+#[tokio::test]
+async fn what_a_file_holds_is_not_fetched_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(100).await;
+    let originals: Vec<Bytes> = bench.batches.iter().map(|batch| batch.bytes().clone()).collect();
+    let disk = DiskCache::open(dir.path(), 1 << 30);
+    assert_eq!(read_on(&mut through(&bench, &disk), Offset::ZERO, AMPLE).await, originals);
+    assert_eq!(bench.gets(), 2 + 2, "footers and row groups");
+    disk.written().await;
+    for disk in [disk, DiskCache::open(dir.path(), 1 << 30)] {
+        assert_eq!(read_on(&mut through(&bench, &disk), Offset::ZERO, AMPLE).await, originals);
+        assert_eq!(bench.gets(), 2, "footers alone, after a restart, too");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_was_changed_or_cannot_be_read_is_fetched_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(100).await;
+    let originals: Vec<Bytes> = bench.batches.iter().map(|batch| batch.bytes().clone()).collect();
+    let disk = DiskCache::open(dir.path(), 1 << 30);
+    read_on(&mut through(&bench, &disk), Offset::ZERO, AMPLE).await;
+    disk.written().await;
+    let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|it| it.unwrap()).collect();
+    assert_eq!(files.len(), 2);
+    for file in &files {
+        let mut bytes = std::fs::read(file.path()).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(file.path(), bytes).unwrap();
+    }
+    assert_eq!(read_on(&mut through(&bench, &disk), Offset::ZERO, AMPLE).await, originals);
+    assert_eq!(bench.gets(), 2 + 2);
+    disk.written().await;
+    assert_eq!(read_on(&mut through(&bench, &disk), Offset::ZERO, AMPLE).await, originals);
+    assert_eq!(bench.gets(), 2, "it was kept again");
+    // A file where the directory should be.
+    for file in &files {
+        std::fs::remove_file(file.path()).unwrap();
+    }
+    std::fs::remove_dir(dir.path()).unwrap();
+    std::fs::write(dir.path(), "in the way").unwrap();
+    for _ in 0..2 {
+        assert_eq!(read_on(&mut through(&bench, &disk), Offset::ZERO, AMPLE).await, originals);
+        assert_eq!(bench.gets(), 2 + 2, "reads go on without it");
+        assert!(disk.is_off());
     }
 }
