@@ -457,3 +457,42 @@ pub(crate) fn config_map(topic: &Topic) -> ConfigMap {
         ("configs".to_owned(), overrides.into()),
     ])
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_partition_is_listed_rarely_and_soon_after_something_was_given_up() {
+        let at = Duration::from_secs;
+        let every = at(4_000);
+        let mut care = Care { check_at: at(0), list_at: at(3_000), listed_at: None };
+        care.tidied(at(10), every, false, false);
+        assert_eq!(care.list_at, at(3_000), "retention had nothing to do");
+        care.tidied(at(20), every, true, false);
+        assert_eq!(care.list_at, at(20), "it was never listed");
+        care.tidied(at(30), every, false, true);
+        assert_eq!(care.list_at, at(4_030));
+        care.tidied(at(40), every, true, false);
+        assert_eq!(care.list_at, at(1_030), "at most four times as often");
+        care.tidied(at(50), every, true, false);
+        assert_eq!(care.list_at, at(1_030));
+        care.tidied(at(2_000), every, true, true);
+        assert_eq!(care.list_at, at(6_000));
+    }
+
+    #[test]
+    fn partitions_have_their_turns_spread_over_time() {
+        let of = Duration::from_secs(3_600);
+        let ids = (0..1_000).map(|index| TopicPartition {
+            topic: TopicId::from_bytes([7; 16]),
+            partition: PartitionIndex(index),
+        });
+        let phases: Vec<Duration> = ids.map(|id| phase(id, of)).collect();
+        assert!(phases.iter().all(|phase| *phase < of));
+        let minutes: BTreeSet<u64> = phases.iter().map(|phase| phase.as_secs() / 60).collect();
+        assert_eq!(minutes.len(), 60);
+    }
+}

@@ -11,12 +11,18 @@ use millstream_meta::{
     Command, CommandBody, CommandId, FORMAT_VERSION, ManifestDigest, RestoredPartition,
 };
 use millstream_quorum::{Quorum, QuorumConfig};
-use millstream_types::{ClusterId, LeaderEpoch, ProducerId};
+use millstream_tiered::{Encoder, Identity, PartitionArchive, RangeEnd, Store};
+use millstream_types::{ClusterId, LeaderEpoch, ProducerId, TimestampMs};
+use millstream_wire::{
+    Attributes, Batch, BatchBuilder, BatchFrame, Codec, ProducerStamp, RecordFields,
+};
 
 use super::*;
+use crate::archive::to_meta;
 use crate::config::ArchiveSection;
 
 const BROKER: BrokerId = BrokerId(1);
+const CLUSTER: [u8; 16] = [9; 16];
 
 struct Bench {
     quorum: Arc<Quorum>,
@@ -30,7 +36,7 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let disk: Arc<dyn Disk> =
             Arc::new(FileDisk::open_root(dir.path(), &FileDiskConfig::default()).unwrap());
-        let cluster = ClusterId::from_bytes([9; 16]);
+        let cluster = ClusterId::from_bytes(CLUSTER);
         let init = CommandBody::InitCluster { cluster, format: FORMAT_VERSION };
         let register =
             CommandBody::RegisterBroker { broker: BROKER, endpoints: vec![], directories: vec![] };
@@ -86,17 +92,58 @@ impl Bench {
             end: Offset::new(10).unwrap(),
             leader_epoch: LeaderEpoch(1),
         };
-        let partition = RestoredPartition { leader_epoch: LeaderEpoch(1), head: Some(head) };
+        self.restore_with(name, vec![head; partitions]).await
+    }
+
+    async fn restore_with(&self, name: &str, heads: Vec<ArchiveHead>) -> Arc<MetaState> {
+        let partitions = heads
+            .into_iter()
+            .map(|head| RestoredPartition { leader_epoch: LeaderEpoch(1), head: Some(head) });
         self.propose(CommandBody::RestoreTopic {
             name: name.to_owned(),
             topic: topic(name),
             replication_factor: 1,
             configs: BTreeMap::from([("remote.storage.enable".to_owned(), "true".to_owned())]),
-            partitions: vec![partition; partitions],
+            partitions: partitions.collect(),
             producers_from: ProducerId(0),
         })
         .await
     }
+}
+
+/// A partition's archive of one range of two records, in a directory.
+async fn archived(dir: &Path, name: &str) -> PartitionArchive {
+    let identity = Identity {
+        cluster: ClusterId::from_bytes(CLUSTER),
+        topic: name.to_owned(),
+        topic_id: topic(name),
+        partition: PartitionIndex(0),
+    };
+    let frame = BatchFrame {
+        base_offset: Offset::ZERO,
+        leader_epoch: LeaderEpoch(1),
+        attributes: Attributes::new(Codec::None),
+        last_offset_delta: 1,
+        base_timestamp: TimestampMs(1),
+        max_timestamp: TimestampMs(1),
+        producer: ProducerStamp::NONE,
+    };
+    let mut builder = BatchBuilder::new(Codec::None, 0);
+    for offset in [Offset::ZERO, Offset::ZERO.plus(1)] {
+        let timestamp = TimestampMs(1);
+        let record = RecordFields { offset, timestamp, key: None, value: Some(b"value") };
+        builder.append_framed(&frame, record, [].into_iter()).unwrap();
+    }
+    let batch = Batch::validate(builder.build_framed(&frame).unwrap()).unwrap();
+    let mut encoder = Encoder::new(identity.clone(), Offset::ZERO).unwrap();
+    encoder.push(&batch).unwrap();
+    let epochs = vec![(LeaderEpoch(1), Offset::ZERO)];
+    let end = RangeEnd { epochs, ..RangeEnd::default() };
+    let object = encoder.finish(&end).unwrap();
+    let store = Store::directory(dir).unwrap();
+    let mut archive = PartitionArchive::open(store, identity, None).await.unwrap();
+    archive.append(LeaderEpoch(1), &object, 1).await.unwrap();
+    archive
 }
 
 fn topic(name: &str) -> TopicId {
@@ -181,6 +228,50 @@ async fn a_beginning_that_the_archive_cannot_tell_is_never_taken_for_none() {
         assert_eq!(error.code, ErrorCode::Unavailable);
         assert!(error.message.contains("there is no object"), "{error:?}");
     }
+}
+
+#[tokio::test]
+async fn a_partition_goes_on_where_its_archive_ends() {
+    let bench = Bench::start().await;
+    let dir = bench.dir.path().join("archive");
+    std::fs::remove_file(&dir).unwrap();
+    let (kept, mut given_up) = (archived(&dir, "kept").await, archived(&dir, "given").await);
+    let heads = vec![to_meta(kept.head().unwrap())];
+    bench.restore_with("kept", heads).await;
+    // Retention gave up every range, and what they knew.
+    let end = Offset::ZERO.plus(2);
+    let head = given_up.trim(LeaderEpoch(1), end).await.unwrap();
+    let state = bench.restore_with("given", vec![to_meta(&head)]).await;
+    bench.partitions.reconcile(state).await;
+    for (name, earliest) in [("kept", Offset::ZERO), ("given", end)] {
+        let id = TopicPartition { topic: topic(name), partition: PartitionIndex(0) };
+        let handle = bench.partitions.get(id).unwrap();
+        let at = handle.with(|partition| (partition.earliest(), partition.log().start()));
+        assert_eq!(at.unwrap(), (earliest, end), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_beginning_that_is_damaged_in_the_archive_is_never_taken_for_none() {
+    let bench = Bench::start().await;
+    let dir = bench.dir.path().join("archive");
+    std::fs::remove_file(&dir).unwrap();
+    let archive = archived(&dir, "t").await;
+    let object = &archive.entries().next().unwrap().object;
+    let path = dir.join(archive.folder()).join(object);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle_of_the_footer = bytes.len() - 100;
+    bytes[middle_of_the_footer] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let state = bench.restore_with("t", vec![to_meta(archive.head().unwrap())]).await;
+    bench.partitions.reconcile(state).await;
+    let stopped = bench.partitions.stopped();
+    assert!(stopped[0].message.contains("CRC-32C"), "{stopped:?}");
+    // Once somebody has brought the object back, the partition opens by itself.
+    bytes[middle_of_the_footer] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    bench.partitions.wait_for_late().await;
+    assert_eq!(bench.partitions.stopped(), []);
 }
 
 #[tokio::test]
