@@ -7,7 +7,7 @@
 //! read or written.
 //!
 //! ```text
-//! "MSAC"  version u32  crc32c u32  start u64  key length u32  key  bytes of the object from start on
+//! "MSAC"  version u32  crc32c u32  start u64  key length u32  key  the object's bytes from start
 //! ```
 //!
 //! Numbers are little-endian; the checksum is of everything behind it.
