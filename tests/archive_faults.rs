@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use millstream_tests::{
@@ -128,6 +128,44 @@ fn a_store_that_does_not_answer_keeps_nobody_waiting() -> Result<()> {
     ensure!(values(&broker)? == expected(500));
     let row = status(&broker)?;
     ensure!(row["end_offset"] == 0 && row["backlog_bytes"].as_u64() > Some(400_000), "{row}");
+    let (ended, log) = broker.terminate(Duration::from_secs(30))?;
+    ensure!(ended.success() && !log.contains("panicked"), "{log}");
+    Ok(())
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "another process keeps its own time")]
+fn a_start_that_needs_a_store_that_does_not_answer_takes_seconds() -> Result<()> {
+    const PARTITIONS: usize = 100;
+    let dir = tempfile::tempdir()?;
+    let data = dir.path().join("data");
+    let broker = Broker::start_with(&data, &options(Vec::new()))?;
+    let configs = ["remote.storage.enable=true", "archive.lag.max.ms=1000"];
+    let count = PARTITIONS.to_string();
+    let mut arguments = vec!["topic", "create", TOPIC, "-p", &count];
+    arguments.extend(configs.iter().flat_map(|config| ["-c", config]));
+    success(&broker.millstream(&arguments)?)?;
+    let record = |partition: usize| json!({ "partition": partition, "value": "x" });
+    let records: Vec<Value> = (0..PARTITIONS).map(record).collect();
+    produce(&broker, TOPIC, &records, &[])?;
+    wait_until("every partition is archived", PATIENCE * 2, || {
+        let printed = success(&broker.millstream(&["archive", "status", TOPIC, "-o", "json"])?)?;
+        let ends = json_lines(&printed)?;
+        let ends = ends.iter().filter(|row| row["end_offset"].as_u64() > Some(0));
+        Ok(ends.count() == PARTITIONS)
+    })?;
+    broker.terminate(Duration::from_secs(30))?;
+
+    // The logs are lost, and where they go on is known to a store that never says a word.
+    std::fs::remove_dir_all(data.join("topics"))?;
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let begun = Instant::now();
+    let broker = Broker::start_with(&data, &options(Moto::environment(silent.local_addr()?)))?;
+    let took = begun.elapsed();
+    ensure!(took < Duration::from_secs(20), "it took {took:?}");
+    success(&broker.millstream(&["topic", "create", "other"])?)?;
+    produce(&broker, "other", &[json!({ "value": "y" })], &[])?;
+    ensure!(consume(&broker, "other", &[])?.len() == 1);
     let (ended, log) = broker.terminate(Duration::from_secs(30))?;
     ensure!(ended.success() && !log.contains("panicked"), "{log}");
     Ok(())

@@ -483,9 +483,7 @@ impl PartitionArchive {
             }
         }
         self.given_up = given_up;
-        for key in &removable {
-            self.store.delete(key).await?;
-        }
+        self.store.delete_all(&removable).await?;
         Ok(removable.len())
     }
 

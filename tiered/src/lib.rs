@@ -16,6 +16,7 @@ mod cache;
 mod clusters;
 mod columns;
 mod decode;
+mod disk_cache;
 mod encode;
 mod error;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub mod workers;
 pub use archive::{ArchiveError, PartitionArchive, Replayed, Verified};
 pub use cache::ReadCache;
 pub use decode::ObjectReader;
+pub use disk_cache::{DiskCache, DiskCacheCounters};
 pub use encode::{EncodedObject, Encoder, Summary};
 pub use error::{EncodeError, FormatError};
 pub use footer::{FORMAT_VERSION, Identity, RangeEnd};

@@ -1,5 +1,6 @@
 //! Reads a partition's archive in order, ahead of its consumer, and finds offsets by time.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use millstream_wire::Batch;
 use tokio::task::JoinSet;
 
 use crate::archive::{ArchiveError, Replayed};
-use crate::cache::ReadCache;
+use crate::cache::{Ahead, ReadCache};
 use crate::error::FormatError;
 use crate::manifest::{Entry, Head};
 
@@ -20,7 +21,8 @@ const IN_ORDER_BYTES: usize = 1024 * 1024;
 
 /// One consumer's way through a partition's archive, as it was when the reader was made. A reader
 /// that has gone on where it ended for more than a megabyte fetches ahead: one row group at first,
-/// then twice as many each time up to eight. What it has ahead is given up when it is dropped.
+/// then twice as many each time up to eight, as far as the readers of one cache together may. What
+/// it has ahead is given up when it is dropped.
 #[derive(Debug)]
 pub struct ArchiveReader {
     cache: Arc<ReadCache>,
@@ -36,6 +38,8 @@ pub struct ArchiveReader {
     /// The row group that was read last.
     last: Option<Place>,
     ahead: JoinSet<()>,
+    /// The row groups that are fetched ahead, in order, from the one that was read last on.
+    held: VecDeque<(Place, Ahead)>,
 }
 
 /// How much a partition's archive holds.
@@ -50,7 +54,7 @@ pub struct Sizes {
 }
 
 /// A row group: which range, and which of its parts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Place {
     range: usize,
     part: usize,
@@ -76,6 +80,7 @@ impl ArchiveReader {
             window: 0,
             last: None,
             ahead: JoinSet::new(),
+            held: VecDeque::new(),
         }
     }
 
@@ -104,6 +109,7 @@ impl ArchiveReader {
             window: 0,
             last: None,
             ahead: JoinSet::new(),
+            held: VecDeque::new(),
         }
     }
 
@@ -130,6 +136,7 @@ impl ArchiveReader {
         if self.expected != Some(offset) {
             (self.window, self.in_order_bytes) = (0, 0);
             self.ahead.abort_all();
+            self.held.clear();
         } else if self.last != Some(place) && self.in_order_bytes > IN_ORDER_BYTES {
             self.window = (self.window * 2).clamp(1, AHEAD_MAX);
         }
@@ -159,21 +166,29 @@ impl ArchiveReader {
         Ok(Replayed { batches, next })
     }
 
-    /// Starts to fetch what follows `place`, whose range has `parts` parts. What is there, or on
-    /// its way, the cache does not fetch again.
+    /// Starts to fetch what follows `place`, whose range has `parts` parts, as far as there is room
+    /// for it. What is there, or on its way, the cache does not fetch again.
     fn fetch_ahead(&mut self, place: Place, parts: usize) {
         while self.ahead.try_join_next().is_some() {}
-        let room = self.window.min(AHEAD_MAX.saturating_sub(self.ahead.len()));
-        let here = (place.part + 1..parts).take(room);
-        let (key, entry) = &self.ranges[place.range];
-        for part in here.clone() {
-            self.ahead.spawn(fetch(Arc::clone(&self.cache), Arc::clone(key), entry.clone(), part));
+        // Of the row group that is read now the rest is needed, too.
+        while self.held.front().is_some_and(|(held, _)| *held < place) {
+            self.held.pop_front();
         }
+        let here = (place.part + 1..parts).map(|part| Place { range: place.range, part });
         // The next range's footer and first row group come while this one's last are read.
-        if here.len() < room
-            && let Some((key, entry)) = self.ranges.get(place.range + 1)
-        {
-            self.ahead.spawn(fetch(Arc::clone(&self.cache), Arc::clone(key), entry.clone(), 0));
+        let next = Place { range: place.range + 1, part: 0 };
+        for place in here.chain([next]).take(self.window) {
+            let Some((key, entry)) = self.ranges.get(place.range) else { return };
+            if self.held.iter().any(|(held, _)| *held == place) {
+                continue;
+            }
+            if self.ahead.len() >= AHEAD_MAX {
+                return;
+            }
+            let Some(ahead) = self.cache.ahead(key, place.part) else { return };
+            self.held.push_back((place, ahead));
+            let (cache, key, entry) = (Arc::clone(&self.cache), Arc::clone(key), entry.clone());
+            self.ahead.spawn(fetch(cache, key, entry, place.part));
         }
     }
 

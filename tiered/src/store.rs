@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -21,7 +21,7 @@ use object_store::{
     PutPayload,
 };
 
-/// How long one call may take, the client's own retries included.
+/// How long one call may take, or one step of a longer one, the client's own retries included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Writers in one round of the probe's race.
 const PROBE_WRITERS: usize = 8;
@@ -349,6 +349,28 @@ impl Store {
         }
     }
 
+    /// Removes objects, several at once; those that are not there are removed already.
+    ///
+    /// # Errors
+    /// [`StoreError`], the first; the others are removed as far as the store removes them.
+    pub async fn delete_all(&self, keys: &[String]) -> Result<(), StoreError> {
+        let Some(first) = keys.first() else { return Ok(()) };
+        let paths: Vec<Path> = keys.iter().map(|key| self.path(key)).collect::<Result<_, _>>()?;
+        let paths = futures_util::stream::iter(paths.into_iter().map(Ok)).boxed();
+        let mut removed = self.inner.delete_stream(paths);
+        let mut failed = None;
+        add(&self.counting.requests, 1);
+        loop {
+            match self.step("removing", first, removed.next()).await? {
+                None => return failed.map_or(Ok(()), Err),
+                Some(Ok(_) | Err(Error::NotFound { .. })) => {}
+                Some(Err(error)) => {
+                    failed.get_or_insert(self.error("removing", first, &error));
+                }
+            }
+        }
+    }
+
     /// Every object whose name begins with the folder `prefix`, in order of name, of at most `max`
     /// objects.
     ///
@@ -356,18 +378,20 @@ impl Store {
     /// [`StoreError`]; also when there are more than `max`.
     pub async fn list(&self, prefix: &str, max: usize) -> Result<Vec<Listed>, StoreError> {
         let path = self.path(prefix)?;
-        let list = async {
-            let mut found = Vec::new();
-            let mut objects = self.inner.list(Some(&path));
-            while let Some(meta) = objects.try_next().await? {
-                if found.len() == max {
-                    return Ok(Err(self.refused("listing", prefix, format!("more than {max}"))));
-                }
-                found.push(listed(&meta));
+        add(&self.counting.requests, 1);
+        let mut found = Vec::new();
+        let mut objects = self.inner.list(Some(&path));
+        loop {
+            // Each page has its time: there may be thousands.
+            let next = self.step("listing", prefix, objects.try_next()).await?;
+            let Some(meta) = next.map_err(|error| self.error("listing", prefix, &error))? else {
+                break;
+            };
+            if found.len() == max {
+                return Err(self.refused("listing", prefix, format!("more than {max}")));
             }
-            Ok(Ok(found))
-        };
-        let mut found = self.call("listing", prefix, list).await??;
+            found.push(listed(&meta));
+        }
         found.sort_by(|one, other| one.key.cmp(&other.key));
         Ok(found)
     }
@@ -428,14 +452,21 @@ impl Store {
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, StoreError> {
         add(&self.counting.requests, 1);
-        match tokio::time::timeout(self.call_timeout, call).await {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(error)) => Err(self.error(what, key, &error)),
-            Err(_late) => {
-                let reason = format!("no answer within {:?}", self.call_timeout);
-                Err(self.unavailable(what, key, reason))
-            }
-        }
+        let done = self.step(what, key, call).await?;
+        done.map_err(|error| self.error(what, key, &error))
+    }
+
+    /// Waits for one answer of the store, as long as one may take.
+    async fn step<T>(
+        &self,
+        what: &'static str,
+        key: &str,
+        step: impl Future<Output = T>,
+    ) -> Result<T, StoreError> {
+        tokio::time::timeout(self.call_timeout, step).await.map_err(|_late| {
+            let reason = format!("no answer within {:?}", self.call_timeout);
+            self.unavailable(what, key, reason)
+        })
     }
 
     fn error(&self, what: &'static str, key: &str, error: &Error) -> StoreError {

@@ -372,14 +372,18 @@ impl ArchivedTopic {
             }
         }
         self.bury(store, cluster).await?;
-        let mut found = store.list(&folder, OBJECTS_MAX).await?;
+        let found = store.list(&folder, OBJECTS_MAX).await?;
         // Configs last, and of these the newest.
         let configs = format!("{folder}/config/");
-        found.sort_by_cached_key(|it| (it.key.starts_with(&configs), it.key.clone()));
-        for object in &found {
-            store.delete(&object.key).await?;
+        let (mut configs, others): (Vec<_>, Vec<_>) =
+            found.into_iter().map(|object| object.key).partition(|key| key.starts_with(&configs));
+        configs.sort();
+        let count = configs.len() + others.len();
+        let newest = configs.pop();
+        for keys in [&others, &configs, newest.as_slice()] {
+            store.delete_all(keys).await?;
         }
-        Ok(found.len())
+        Ok(count)
     }
 
     /// Writes that the topic is being removed.

@@ -219,6 +219,9 @@ pub struct ArchiveSection {
     pub interval_ms: u64,
     /// Memory for what was read from the archive.
     pub cache_bytes: usize,
+    /// Files in the data directory for ranges of objects that were read from a bucket; 0: none. A
+    /// directory's objects need none.
+    pub disk_cache_bytes_max: u64,
     /// How long an object that nothing names any more stays, for readers that are still at it, and
     /// how long a deleted topic's objects stay. Longer than any upload takes.
     pub grace_ms: u64,
@@ -238,6 +241,7 @@ impl Default for ArchiveSection {
             uploads_max: 1,
             interval_ms: 1_000,
             cache_bytes: 128 * 1024 * 1024,
+            disk_cache_bytes_max: 1024 * 1024 * 1024,
             grace_ms: 3_600_000,
             backlog_bytes_max: 64 * 1024 * 1024 * 1024,
         }
@@ -378,6 +382,7 @@ impl ArchiveSection {
         within("archive.uploads_max", self.uploads_max as u64, 1, 64)?;
         within("archive.interval_ms", self.interval_ms, 10, 3_600_000)?;
         within("archive.cache_bytes", self.cache_bytes as u64, 16 * 1024 * 1024, 1 << 40)?;
+        within("archive.disk_cache_bytes_max", self.disk_cache_bytes_max, 0, 1 << 50)?;
         within("archive.grace_ms", self.grace_ms, 1_000, 365 * 24 * 3_600_000)?;
         within("archive.backlog_bytes_max", self.backlog_bytes_max, 1 << 20, 1 << 60)?;
         let other_scheme = self.location.contains("://") && !self.location.starts_with("s3://");

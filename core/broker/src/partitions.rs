@@ -3,8 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use millstream_env::clock::Clock;
 use millstream_env::disk::Disk;
@@ -14,8 +13,11 @@ use millstream_partition::{Partition, PartitionConfig, RecoverError, TimestampPo
 use millstream_replica::{Durability, ReplicaConfig};
 use millstream_service::ServiceError;
 use millstream_types::{BrokerId, ErrorCode, Offset, PartitionIndex, TopicId, TopicPartition};
-use tokio::runtime::Handle;
-use tokio::sync::Mutex;
+use tokio::sync::watch;
+
+mod late;
+#[cfg(test)]
+mod tests;
 
 use crate::archive::Archives;
 use crate::fence::Fence;
@@ -23,8 +25,6 @@ use crate::handle::{CompletionRelay, PartitionHandle};
 
 /// Where topics' data lies below the data directory.
 const TOPICS_DIR: &str = "topics";
-/// How long the opening of a partition waits for the archive before it is put off.
-const BEGINNING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Kafka's `producer.id.expiration.ms`.
 pub(crate) const PRODUCER_EXPIRATION_MS: u64 = 24 * 60 * 60 * 1000;
 
@@ -36,13 +36,11 @@ pub(crate) struct PartitionsConfig {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) fence: Fence,
     pub(crate) archives: Arc<Archives>,
-    /// Waits for the archive on behalf of the threads that open partitions.
-    pub(crate) runtime: Handle,
     pub(crate) shared: Arc<LogShared>,
     pub(crate) tail_partition_bytes: u64,
     /// Read every batch again before a partition serves, as after a failed sync.
     pub(crate) verify: bool,
-    /// Threads that open partitions at start.
+    /// Partitions that are opened at once.
     pub(crate) open_threads: usize,
 }
 
@@ -50,9 +48,28 @@ pub(crate) struct PartitionsConfig {
 #[derive(Debug)]
 pub(crate) struct Partitions {
     config: PartitionsConfig,
-    open: RwLock<BTreeMap<TopicPartition, Arc<PartitionHandle>>>,
-    /// The metadata that `open` reflects. Held while it is being brought up to date.
-    reflected: Mutex<Arc<MetaState>>,
+    open: RwLock<Open>,
+    /// The metadata that `open` reflects. Held while it is being brought up to date, and by those
+    /// who open a partition late, so that neither a deletion nor a change comes between.
+    reflected: tokio::sync::RwLock<Arc<MetaState>>,
+    wanted: Mutex<Wanted>,
+    /// The revision up to which everything is done.
+    done: watch::Sender<u64>,
+    late: late::Late,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    handles: BTreeMap<TopicPartition, Arc<PartitionHandle>>,
+    /// Why none is opened any more, once that is so.
+    closed: Option<ServiceError>,
+}
+
+/// What `reflected` is to become, and whether a task is at it.
+#[derive(Debug, Default)]
+struct Wanted {
+    state: Arc<MetaState>,
+    is_under_way: bool,
 }
 
 impl Partitions {
@@ -61,18 +78,21 @@ impl Partitions {
         Self {
             config,
             open: RwLock::default(),
-            reflected: Mutex::new(Arc::new(MetaState::default())),
+            reflected: tokio::sync::RwLock::default(),
+            wanted: Mutex::default(),
+            done: watch::Sender::new(0),
+            late: late::Late::default(),
         }
     }
 
     /// The handle of a partition that this broker leads.
     pub(crate) fn get(&self, id: TopicPartition) -> Option<Arc<PartitionHandle>> {
-        self.open.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+        self.opened().handles.get(&id).cloned()
     }
 
     /// How many partitions this broker leads.
     pub(crate) fn len(&self) -> usize {
-        self.open.read().unwrap_or_else(PoisonError::into_inner).len()
+        self.opened().handles.len()
     }
 
     /// Why each partition that serves nobody does so.
@@ -82,15 +102,65 @@ impl Partitions {
 
     /// Every handle, in order of topic id and partition.
     pub(crate) fn all(&self) -> Vec<Arc<PartitionHandle>> {
-        self.open.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.opened().handles.values().cloned().collect()
     }
 
-    /// Brings the partitions in step with `state`. Returns when they can be used.
-    pub(crate) async fn reconcile(self: &Arc<Self>, state: Arc<MetaState>) {
-        let mut reflected = self.reflected.lock().await;
-        if state.revision() <= reflected.revision() {
-            return;
+    fn opened(&self) -> RwLockReadGuard<'_, Open> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has handles take the place of those before.
+    fn insert(&self, opened: impl IntoIterator<Item = Arc<PartitionHandle>>) {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        for handle in opened {
+            if let Some(error) = &open.closed {
+                handle.stop(error.clone());
+            }
+            open.handles.insert(handle.id(), handle);
         }
+    }
+
+    /// Brings the partitions in step with `state`. Returns when they can be used, but for those
+    /// that the archive keeps waiting. Goes on by itself if it is dropped.
+    pub(crate) async fn reconcile(self: &Arc<Self>, state: Arc<MetaState>) {
+        let revision = state.revision();
+        let mut done = self.done.subscribe();
+        self.want(state);
+        // The sender is here as long as this is.
+        let _open = done.wait_for(|done| *done >= revision).await;
+    }
+
+    /// Has one task work towards the newest state that anybody wants.
+    fn want(self: &Arc<Self>, state: Arc<MetaState>) {
+        let mut wanted = self.wanted();
+        if state.revision() > wanted.state.revision() {
+            wanted.state = state;
+        }
+        if !wanted.is_under_way && wanted.state.revision() > *self.done.borrow() {
+            wanted.is_under_way = true;
+            let this = Arc::clone(self);
+            tokio::spawn(async move {
+                while let Some(state) = this.next_wanted() {
+                    let revision = state.revision();
+                    this.bring_to(state).await;
+                    this.done.send_replace(revision);
+                }
+            });
+        }
+    }
+
+    fn next_wanted(&self) -> Option<Arc<MetaState>> {
+        let mut wanted = self.wanted();
+        wanted.is_under_way = wanted.state.revision() > *self.done.borrow();
+        wanted.is_under_way.then(|| Arc::clone(&wanted.state))
+    }
+
+    fn wanted(&self) -> MutexGuard<'_, Wanted> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn bring_to(self: &Arc<Self>, state: Arc<MetaState>) {
+        let mut reflected = self.reflected.write().await;
         let changes = state.changes_since(&reflected);
         *reflected = state;
         if changes.is_empty() {
@@ -100,35 +170,17 @@ impl Partitions {
         let applied = tokio::task::spawn_blocking(move || {
             changes.iter().flat_map(|change| this.apply(change)).collect::<Vec<_>>()
         });
-        match applied.await {
-            // A partition is of use only once it knows how far it was committed.
-            Ok(opened) => {
-                for handle in opened {
-                    handle.settled().await;
-                }
-            }
-            Err(error) => tracing::error!(%error, "the partitions could not be brought in step"),
-        }
-    }
-
-    /// Opens the partitions again that wait for the archive to say where they begin, until one
-    /// still waits.
-    pub(crate) async fn reopen_waiting(self: &Arc<Self>) {
-        let waiting = self.all().into_iter().filter(|handle| handle.is_waiting());
-        for id in waiting.map(|handle| handle.id()).collect::<Vec<_>>() {
-            // Held so that neither a deletion nor a change can come between.
-            let reflected = self.reflected.lock().await;
-            let Some(topic) = reflected.topic(id.topic).map(Arc::clone) else { continue };
-            let this = Arc::clone(self);
-            let opened =
-                tokio::task::spawn_blocking(move || this.open_one(&topic, id.partition)).await;
-            let Ok((id, handle)) = opened else { return };
-            if handle.is_waiting() {
-                return;
-            }
+        let opened = applied.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "the partitions could not be brought in step");
+            Vec::new()
+        });
+        // A partition is of use only once it knows how far it was committed.
+        for handle in &opened {
             handle.settled().await;
-            tracing::info!(partition = %id, "the archive answered; the partition is open");
-            self.open.write().unwrap_or_else(PoisonError::into_inner).insert(id, handle);
+        }
+        drop(reflected);
+        if opened.iter().any(|handle| self.is_waiting(handle.id())) {
+            self.wait_for_late().await;
         }
     }
 
@@ -146,8 +198,10 @@ impl Partitions {
         }
     }
 
-    /// Stops every partition, closing its log.
+    /// Stops every partition, closing its log. None is opened any more.
     pub(crate) fn stop_all(&self, error: &ServiceError) {
+        self.open.write().unwrap_or_else(PoisonError::into_inner).closed = Some(error.clone());
+        self.late.stop();
         for handle in self.all() {
             handle.stop(error.clone());
         }
@@ -183,84 +237,78 @@ impl Partitions {
         let open = |indexes: &[u32]| -> Vec<_> {
             indexes.iter().map(|index| self.open_one(topic, PartitionIndex(*index))).collect()
         };
-        let opened: Vec<(TopicPartition, Arc<PartitionHandle>)> = std::thread::scope(|scope| {
+        let opened: Vec<Arc<PartitionHandle>> = std::thread::scope(|scope| {
             let threads: Vec<_> =
                 indexes.chunks(share).map(|share| scope.spawn(move || open(share))).collect();
             // A share whose thread panicked stays closed: its partitions answer "not leader".
             threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
         });
-        let handles = opened.iter().map(|(_, handle)| Arc::clone(handle)).collect();
-        self.open.write().unwrap_or_else(PoisonError::into_inner).extend(opened);
-        handles
+        self.insert(opened.iter().cloned());
+        opened
     }
 
-    fn open_one(
-        &self,
-        topic: &Topic,
-        index: PartitionIndex,
-    ) -> (TopicPartition, Arc<PartitionHandle>) {
+    /// Opens a partition unless the archive has to be asked first: then it waits for that.
+    fn open_one(&self, topic: &Topic, index: PartitionIndex) -> Arc<PartitionHandle> {
         let id = TopicPartition { topic: topic.id, partition: index };
-        let clock = Arc::clone(&self.config.clock);
-        let fence = self.config.fence.clone();
-        let relay = Arc::new(CompletionRelay::default());
-        let handle = match self.open_archived(topic, id, &relay) {
-            Ok(partition) => PartitionHandle::open(id, partition, &relay, clock, fence),
-            Err(error) => {
-                tracing::error!(topic = %topic.name, partition = %index, %error,
-                    "the partition cannot be opened and serves nobody");
-                PartitionHandle::stopped(id, error, clock, fence)
-            }
-        };
-        (id, handle)
+        match self.begins_at(topic, id) {
+            Ok(None) => self.open_with(topic, id, None),
+            Ok(Some(_)) => self.stand_in(id, late::unavailable("it is being asked")),
+            Err(error) => self.refuse(topic, id, error),
+        }
     }
 
     /// Opens a partition's log; one that goes on where the archive ends, from what the archive
     /// knows there. It is opened once: a torn tail that an opening has cut must not be cut again.
-    fn open_archived(
+    fn open_with(
         &self,
         topic: &Topic,
         id: TopicPartition,
-        relay: &Arc<CompletionRelay>,
-    ) -> Result<Partition, ServiceError> {
-        let fenced = |error: &dyn std::fmt::Display| {
-            ServiceError::new(ErrorCode::StorageFenced, error.to_string())
-        };
+        beginning: Option<&Beginning>,
+    ) -> Arc<PartitionHandle> {
+        let relay = Arc::new(CompletionRelay::default());
+        let opened = self.open_log(topic, id, beginning, &relay).map_err(|error| fenced(&error));
         let state = self.config.archives.state();
-        let Some(head) = state.archive_head(id.topic, id.partition) else {
-            return self.open_log(topic, id, None, relay).map_err(|error| fenced(&error));
+        let opened = match state.archive_head(id.topic, id.partition) {
+            Some(head) => opened.and_then(|partition| with_archive(partition, head)),
+            None => opened,
         };
-        let begins = PartitionLog::begins(&self.context(topic, id, relay));
-        let at = match begins.map_err(|error| fenced(&error))? {
+        match opened {
+            Ok(partition) => {
+                let (clock, fence) = (Arc::clone(&self.config.clock), self.config.fence.clone());
+                PartitionHandle::open(id, partition, &relay, clock, fence)
+            }
+            Err(error) => self.refuse(topic, id, error),
+        }
+    }
+
+    fn refuse(
+        &self,
+        topic: &Topic,
+        id: TopicPartition,
+        error: ServiceError,
+    ) -> Arc<PartitionHandle> {
+        tracing::error!(topic = %topic.name, partition = %id.partition, %error,
+            "the partition cannot be opened and serves nobody");
+        self.stand_in(id, error)
+    }
+
+    /// Stands for a partition that is not open.
+    fn stand_in(&self, id: TopicPartition, error: ServiceError) -> Arc<PartitionHandle> {
+        let (clock, fence) = (Arc::clone(&self.config.clock), self.config.fence.clone());
+        PartitionHandle::stopped(id, error, clock, fence)
+    }
+
+    /// Where a partition's log begins, if the archive has to tell what was known there.
+    fn begins_at(&self, topic: &Topic, id: TopicPartition) -> Result<Option<Offset>, ServiceError> {
+        let state = self.config.archives.state();
+        let Some(head) = state.archive_head(id.topic, id.partition) else { return Ok(None) };
+        let relay = Arc::new(CompletionRelay::default());
+        let begins = PartitionLog::begins(&self.context(topic, id, &relay));
+        Ok(match begins.map_err(|error| fenced(&error))? {
             Begins::Known => None,
             Begins::Nowhere => Some(head.end),
             Begins::Unknown(at) => Some(at),
-        };
-        let beginning = match at {
-            Some(at) => self.beginning(topic, id, at)?,
-            None => None,
-        };
-        let opened = self.open_log(topic, id, beginning.as_ref(), relay);
-        with_archive(opened.map_err(|error| fenced(&error))?, head)
-    }
-
-    /// What the archive knows of a partition at `at`. Blocks, for a while.
-    fn beginning(
-        &self,
-        topic: &Topic,
-        id: TopicPartition,
-        at: Offset,
-    ) -> Result<Option<Beginning>, ServiceError> {
-        let unavailable = |reason: String| {
-            let message = format!("where the partition begins is in the archive: {reason}");
-            ServiceError::new(ErrorCode::Unavailable, message)
-        };
-        let asked = self.config.archives.beginning(topic, id, at);
-        let answered = async { tokio::time::timeout(BEGINNING_TIMEOUT, asked).await };
-        match self.config.runtime.block_on(answered) {
-            Ok(Ok(beginning)) => Ok(beginning),
-            Ok(Err(error)) => Err(unavailable(error.to_string())),
-            Err(_elapsed) => Err(unavailable("its store does not answer".to_owned())),
-        }
+        })
     }
 
     fn open_log(
@@ -310,7 +358,9 @@ impl Partitions {
         );
         for index in 0..u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX) {
             let id = TopicPartition { topic: topic.id, partition: PartitionIndex(index) };
-            let handle = self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+            let handle = open.handles.remove(&id);
+            drop(open);
             if let Some(handle) = handle {
                 handle.stop(gone.clone());
             }
@@ -328,6 +378,10 @@ impl Partitions {
     fn partition_config(&self, topic: &TopicConfig) -> PartitionConfig {
         partition_config(&self.config, topic)
     }
+}
+
+fn fenced(error: &dyn std::fmt::Display) -> ServiceError {
+    ServiceError::new(ErrorCode::StorageFenced, error.to_string())
 }
 
 fn topic_dir(topic: TopicId) -> PathBuf {

@@ -15,7 +15,6 @@ use millstream_quorum::{Quorum, QuorumConfig, QuorumError};
 use millstream_service::ServiceError;
 use millstream_tiered::StoreError;
 use millstream_types::{BrokerId, ClusterId, DirectoryId, ErrorCode, TimestampMs};
-use tokio::runtime::Handle;
 
 use crate::admin::propose;
 use crate::archive::{self, Archives};
@@ -300,7 +299,6 @@ fn partitions_config(
 ) -> PartitionsConfig {
     PartitionsConfig {
         archives: Arc::clone(archives),
-        runtime: Handle::current(),
         broker: identity.broker,
         disk: Arc::clone(disk) as Arc<dyn Disk>,
         clock: Arc::clone(clock),

@@ -15,7 +15,7 @@ use object_store::{
 };
 
 use super::*;
-use crate::{Encoder, Identity, PartitionArchive, RangeEnd, Store};
+use crate::{DiskCache, Encoder, Identity, PartitionArchive, RangeEnd, Store};
 
 const RECORDS: u32 = 8;
 const VALUE_BYTES: usize = 64 * 1024;
@@ -135,11 +135,21 @@ impl Bench {
 async fn bench(value_bytes: usize) -> Bench {
     let counting = Arc::new(Counting::default());
     let store = Store::new(Arc::clone(&counting) as Arc<dyn ObjectStore>, "counting");
+    let (archive, batches) = fill(&store, PartitionIndex(0), value_bytes).await;
+    Bench { counting, archive, batches, store }
+}
+
+/// Archives a partition; its batches, too.
+async fn fill(
+    store: &Store,
+    partition: PartitionIndex,
+    value_bytes: usize,
+) -> (PartitionArchive, Vec<Batch>) {
     let identity = Identity {
         cluster: ClusterId::from_bytes([1; 16]),
         topic: "t".to_owned(),
         topic_id: TopicId::from_bytes([2; 16]),
-        partition: PartitionIndex(0),
+        partition,
     };
     let mut archive = PartitionArchive::open(store.clone(), identity.clone(), None).await.unwrap();
     let (mut next, mut batches) = (Offset::ZERO, Vec::new());
@@ -154,7 +164,7 @@ async fn bench(value_bytes: usize) -> Bench {
         next = object.summary.end;
         archive.append(LeaderEpoch(1), &object, u128::from(range)).await.unwrap();
     }
-    Bench { counting, archive, batches, store }
+    (archive, batches)
 }
 
 /// Reads on from `offset` to the end; returns the batches and how many reads it took.
@@ -234,6 +244,85 @@ async fn what_many_want_at_once_is_fetched_once() {
     assert_eq!(bench.gets(), 2);
 }
 
+/// Archives of as many partitions, and their readers through one cache, with nothing counted yet.
+async fn readers(count: u32, cache_bytes: usize) -> (Bench, Arc<ReadCache>, Vec<ArchiveReader>) {
+    let bench = bench(VALUE_BYTES).await;
+    let (cache, first) = bench.reader(cache_bytes);
+    let mut readers = vec![first];
+    for index in 1..count {
+        let (archive, _) = fill(&bench.store, PartitionIndex(index), VALUE_BYTES).await;
+        readers.push(archive.reader(&cache));
+    }
+    bench.counting.gets.store(0, Ordering::Relaxed);
+    (bench, cache, readers)
+}
+
+#[tokio::test]
+async fn readers_do_not_evict_what_others_fetched_ahead() {
+    // Half of it holds what four readers are at; what they would have ahead is more than all.
+    let (bench, cache, mut readers) = readers(4, 40 << 20).await;
+    let (slow, fast) = readers.split_first_mut().unwrap();
+    let mut at = Offset::ZERO;
+    while slow.held.len() < 2 {
+        at = slow.read(at, 1 << 20).await.unwrap().next;
+    }
+    while slow.ahead.join_next().await.is_some() {}
+    for reader in fast {
+        read_on(reader, Offset::ZERO, 1 << 20).await;
+    }
+    read_on(slow, at, 1 << 20).await;
+    assert_eq!(bench.gets(), 4 * (2 + 6), "each footer and row group once");
+    drop(readers);
+    assert_eq!(cache.ahead_bytes(), 0);
+}
+
+#[tokio::test]
+async fn what_is_fetched_ahead_has_one_bound_over_all_readers() {
+    const BOUND: usize = 48 << 20;
+    let (bench, cache, mut readers) = readers(6, BOUND).await;
+    let mut at = Offset::ZERO;
+    let mut most = 0;
+    while at.value() < readers[0].end {
+        let reads = readers.iter_mut().map(|reader| reader.read(at, 1 << 19));
+        let read = futures_util::future::join_all(reads).await;
+        let mut nexts = read.into_iter().map(|replayed| replayed.unwrap().next);
+        at = nexts.next().unwrap();
+        assert!(nexts.all(|next| next == at));
+        most = most.max(cache.ahead_bytes());
+    }
+    assert!((BOUND / 4..=BOUND / 2).contains(&most), "{most}");
+    assert!(cache.bytes() <= BOUND, "{}", cache.bytes());
+    assert_eq!(bench.gets(), 6 * (2 + 6), "each footer and row group once");
+}
+
+#[tokio::test]
+async fn a_jump_gives_up_what_was_fetched_ahead() {
+    let (_bench, cache, mut readers) = readers(1, AMPLE).await;
+    let first = readers[0].read(Offset::ZERO, AMPLE).await.unwrap();
+    readers[0].read(first.next, AMPLE).await.unwrap();
+    assert!(cache.ahead_bytes() > 0);
+    readers[0].read(Offset::ZERO, 1).await.unwrap();
+    assert_eq!(cache.ahead_bytes(), 0);
+}
+
+#[tokio::test]
+async fn the_room_of_a_consumer_that_stopped_goes_to_others() {
+    // Room for one row group ahead.
+    let (_bench, cache, mut readers) = readers(2, 12 << 20).await;
+    for reader in &mut readers {
+        let first = reader.read(Offset::ZERO, AMPLE).await.unwrap();
+        reader.read(first.next, AMPLE).await.unwrap();
+        while reader.ahead.join_next().await.is_some() {}
+    }
+    assert_eq!((readers[0].held.len(), readers[1].held.len()), (1, 0));
+    cache.pass_time();
+    let (stopped, going) = readers.split_first_mut().unwrap();
+    let third = Offset::new(going[0].expected.unwrap().value()).unwrap();
+    going[0].read(third, AMPLE).await.unwrap();
+    assert_eq!(going[0].held.len(), 1);
+    assert_eq!(read_on(stopped, Offset::ZERO, AMPLE).await.len(), 40);
+}
+
 #[tokio::test]
 async fn memory_is_bounded_and_counted() {
     const BOUND: usize = 6 << 20;
@@ -279,5 +368,60 @@ async fn the_first_record_at_a_time_is_found() {
             .map(|offset| (Offset::new(offset).unwrap(), time_of(offset)))
             .find(|(_, timestamp)| *timestamp >= time);
         assert_eq!(reader.find_time(time).await.unwrap(), expected, "{time:?}");
+    }
+}
+
+/// A reader behind a memory that keeps nothing, in front of files.
+fn through(bench: &Bench, disk: &Arc<DiskCache>) -> ArchiveReader {
+    let cache = ReadCache::with_disk(bench.store.clone(), 0, Some(Arc::clone(disk)));
+    bench.counting.gets.store(0, Ordering::Relaxed);
+    bench.archive.reader(&cache)
+}
+
+#[tokio::test]
+async fn what_a_file_holds_is_not_fetched_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(100).await;
+    let originals: Vec<Bytes> = bench.batches.iter().map(|batch| batch.bytes().clone()).collect();
+    let disk = DiskCache::open(dir.path(), 1 << 30);
+    assert_eq!(read_on(&mut through(&bench, &disk), Offset::ZERO, AMPLE).await, originals);
+    assert_eq!(bench.gets(), 2 + 2, "footers and row groups");
+    disk.written().await;
+    for disk in [disk, DiskCache::open(dir.path(), 1 << 30)] {
+        assert_eq!(read_on(&mut through(&bench, &disk), Offset::ZERO, AMPLE).await, originals);
+        assert_eq!(bench.gets(), 2, "footers alone, after a restart, too");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_was_changed_or_cannot_be_read_is_fetched_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(100).await;
+    let originals: Vec<Bytes> = bench.batches.iter().map(|batch| batch.bytes().clone()).collect();
+    let disk = DiskCache::open(dir.path(), 1 << 30);
+    read_on(&mut through(&bench, &disk), Offset::ZERO, AMPLE).await;
+    disk.written().await;
+    let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|it| it.unwrap()).collect();
+    assert_eq!(files.len(), 2);
+    for file in &files {
+        let mut bytes = std::fs::read(file.path()).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(file.path(), bytes).unwrap();
+    }
+    assert_eq!(read_on(&mut through(&bench, &disk), Offset::ZERO, AMPLE).await, originals);
+    assert_eq!(bench.gets(), 2 + 2);
+    disk.written().await;
+    assert_eq!(read_on(&mut through(&bench, &disk), Offset::ZERO, AMPLE).await, originals);
+    assert_eq!(bench.gets(), 2, "it was kept again");
+    // A file where the directory should be.
+    for file in &files {
+        std::fs::remove_file(file.path()).unwrap();
+    }
+    std::fs::remove_dir(dir.path()).unwrap();
+    std::fs::write(dir.path(), "in the way").unwrap();
+    for _ in 0..2 {
+        assert_eq!(read_on(&mut through(&bench, &disk), Offset::ZERO, AMPLE).await, originals);
+        assert_eq!(bench.gets(), 2 + 2, "reads go on without it");
+        assert!(disk.is_off());
     }
 }

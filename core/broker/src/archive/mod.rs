@@ -4,6 +4,7 @@
 
 mod feed;
 mod offload;
+mod opening;
 mod owner;
 mod requests;
 mod restore;
@@ -13,10 +14,9 @@ mod values;
 mod verify;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use millstream_env::clock::Clock;
 use millstream_log::Beginning;
@@ -24,35 +24,16 @@ use millstream_meta::{ArchiveHead, MetaState, Topic};
 use millstream_partition::RangeState;
 use millstream_quorum::Quorum;
 use millstream_service::ServiceError;
-use millstream_tiered::{ArchiveError, Head, Identity, RangeEnd, ReadCache, Store, StoreError};
+use millstream_tiered::{ArchiveError, DiskCache, Head, Identity, RangeEnd, StoreError};
 use millstream_types::{ClusterId, ErrorCode, LeaderEpoch, Offset, TopicPartition};
-use tokio::sync::OnceCell;
 
 pub(crate) use feed::Feed;
 pub(crate) use offload::run;
+use opening::{Location, Opened, Opening};
 pub(crate) use restore::Restores;
 use slot::Slot;
 
 use crate::config::ArchiveSection;
-use crate::ids::Ids;
-
-/// How long a start waits for the store's probe. A store that is not there keeps nobody from
-/// producing: what needs it waits.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Where objects lie, as the operator said.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Location {
-    Directory(PathBuf),
-    S3(String),
-}
-
-/// The store, once it was probed.
-#[derive(Debug)]
-pub(crate) struct Opened {
-    pub(crate) store: Store,
-    pub(crate) cache: Arc<ReadCache>,
-}
 
 /// What the archive did so far.
 #[derive(Debug, Default)]
@@ -75,7 +56,7 @@ pub(crate) struct Archives {
     config: ArchiveSection,
     clock: Arc<dyn Clock>,
     quorum: Arc<Quorum>,
-    opened: OnceCell<Opened>,
+    opening: Arc<Opening>,
     slots: Mutex<BTreeMap<TopicPartition, Arc<Slot>>>,
     /// What waits to be archived, as of the last look.
     backlog_bytes: AtomicU64,
@@ -90,18 +71,15 @@ impl Archives {
         clock: Arc<dyn Clock>,
         quorum: Arc<Quorum>,
     ) -> Self {
-        let location = match &*config.location {
-            "" => Location::Directory(dir.join("archive")),
-            url if url.starts_with("s3://") => Location::S3(url.to_owned()),
-            path => Location::Directory(PathBuf::from(path)),
-        };
+        let location = Location::new(&config.location, dir);
+        let opening = Opening::new(location.clone(), config, dir, Arc::clone(&clock));
         Self {
             cluster,
             location,
             config: config.clone(),
             clock,
             quorum,
-            opened: OnceCell::new(),
+            opening,
             slots: Mutex::default(),
             backlog_bytes: AtomicU64::new(0),
             counters: Counters::default(),
@@ -117,19 +95,14 @@ impl Archives {
         if !self.is_in_use(&self.quorum.state()) {
             return Ok(());
         }
-        let probed = tokio::time::timeout(PROBE_TIMEOUT, self.opened());
-        match probed.await {
+        match self.opened().await {
             // What no later try can mend; credentials may yet come.
-            Ok(Err(error @ (StoreError::Racy { .. } | StoreError::Location { .. }))) => Err(error),
-            Ok(Err(error)) => {
+            Err(error @ (StoreError::Racy { .. } | StoreError::Location { .. })) => Err(error),
+            Err(error) => {
                 tracing::warn!(%error, "the archive's store cannot be used yet; trying again");
                 Ok(())
             }
-            Ok(Ok(_)) => Ok(()),
-            Err(_elapsed) => {
-                tracing::warn!("the archive's store does not answer; trying again");
-                Ok(())
-            }
+            Ok(_) => Ok(()),
         }
     }
 
@@ -141,32 +114,7 @@ impl Archives {
 
     /// The store, opened and probed by the first who asks.
     pub(crate) async fn opened(&self) -> Result<&Opened, StoreError> {
-        let open = || async {
-            let store = match &self.location {
-                Location::Directory(dir) => Store::directory(dir)?,
-                Location::S3(url) => self.s3(url)?,
-            };
-            let nonce = u128::from_be_bytes(Ids::random().unwrap_or_default());
-            store.probe(nonce).await?;
-            tracing::info!(store = ?store, "the archive's store lets exactly one writer win");
-            let cache = ReadCache::new(store.clone(), self.config.cache_bytes);
-            Ok(Opened { store, cache })
-        };
-        self.opened.get_or_try_init(open).await
-    }
-
-    fn s3(&self, url: &str) -> Result<Store, StoreError> {
-        let mut settings = Vec::new();
-        let path_style = if self.config.s3_path_style { "false" } else { "true" };
-        settings.push(("aws_virtual_hosted_style_request", path_style));
-        for (name, value) in
-            [("aws_endpoint", &self.config.s3_endpoint), ("aws_region", &self.config.s3_region)]
-        {
-            if !value.is_empty() {
-                settings.push((name, value));
-            }
-        }
-        Store::s3(url, &settings)
+        self.opening.get().await
     }
 
     /// The cluster's metadata.
@@ -250,7 +198,8 @@ impl Archives {
     /// Counters by name, for the broker's metrics.
     pub(crate) fn counters(&self) -> Vec<(&'static str, u64)> {
         let counters = &self.counters;
-        [
+        let disk = self.disk_cache().map(|disk| disk.counters()).unwrap_or_default();
+        let mut all: Vec<(&'static str, u64)> = [
             ("archive_ranges_total", &counters.ranges),
             ("archive_log_bytes_total", &counters.log_bytes),
             ("archive_object_bytes_total", &counters.object_bytes),
@@ -260,14 +209,30 @@ impl Archives {
             ("archive_unfit_values_total", &counters.unfit_values),
         ]
         .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
-        .to_vec()
+        .to_vec();
+        all.extend([
+            ("archive_disk_cache_hits_total", disk.hits),
+            ("archive_disk_cache_misses_total", disk.misses),
+            ("archive_disk_cache_read_bytes_total", disk.read_bytes),
+            ("archive_disk_cache_written_bytes_total", disk.written_bytes),
+        ]);
+        all
     }
 
     /// Gauges by name.
     pub(crate) fn gauges(&self) -> Vec<(&'static str, u64)> {
         let backlog = self.backlog_bytes.load(Ordering::Relaxed);
         let partitions = self.slots().len() as u64;
-        vec![("archive_backlog_bytes", backlog), ("archive_partitions", partitions)]
+        let held = self.disk_cache().map_or(0, |disk| disk.counters().held_bytes);
+        vec![
+            ("archive_backlog_bytes", backlog),
+            ("archive_partitions", partitions),
+            ("archive_disk_cache_bytes", held),
+        ]
+    }
+
+    fn disk_cache(&self) -> Option<&DiskCache> {
+        self.opening.peek()?.disk.as_deref()
     }
 }
 

@@ -98,7 +98,7 @@ async fn upkeeps(archives: &Arc<Archives>, partitions: &Arc<Partitions>) {
     loop {
         tokio::time::sleep(interval).await;
         let state = archives.quorum.state();
-        partitions.reopen_waiting().await;
+        partitions.reopen_waiting();
         upkeep.run(archives, partitions, &state).await;
     }
 }
