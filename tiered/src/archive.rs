@@ -17,22 +17,19 @@ use millstream_types::{ClusterId, LeaderEpoch, Offset, TimestampMs};
 use millstream_wire::{Batch, crc32c};
 
 use crate::cache::ReadCache;
+use crate::check;
 use crate::decode::ObjectReader;
 use crate::encode::EncodedObject;
 use crate::error::FormatError;
 use crate::footer::{Identity, RangeEnd};
 use crate::manifest::{Chain, Entry, FULL_EVERY, Head, ManifestError, sha256};
 use crate::reader::ArchiveReader;
-use crate::store::{Created, Store, StoreError};
+use crate::store::{Created, OBJECT_BYTES_MAX, Store, StoreError};
 use crate::topics::{ArchivedTopic, TopicError};
 use crate::workers;
 
 /// The largest manifest that is read: some 100,000 ranges.
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// The largest footer that is read.
-const FOOTER_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// The largest object that is read whole.
-const OBJECT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// The most objects of one partition.
 const LISTED_MAX: usize = 1_000_000;
 /// How often a cluster that takes over may find another's manifest first before it gives up.
@@ -316,6 +313,12 @@ impl PartitionArchive {
         let name = object_name(base, end, epoch, attempt);
         let key = format!("{}/{name}", self.folder);
         let bytes = object.bytes.len() as u64;
+        // What no reader would take must never be the only copy.
+        let found = self.replay(&key, &object.bytes, summary.footer_start).await?;
+        if found != (check::Found { base, end, records: summary.records }) {
+            let source = FormatError::Inconsistent("its records are not those that it was given");
+            return Err(ArchiveError::Object { object: key, source });
+        }
         self.store.put(&key, object.bytes.clone()).await?;
         let stored = self.store.size(&key).await?;
         if stored != bytes {
@@ -526,32 +529,27 @@ impl PartitionArchive {
             let actual = format!("SHA-256 {actual}");
             return Err(ArchiveError::Changed { object: key, expected, actual });
         }
-        let start = usize::try_from(entry.footer_start).unwrap_or(usize::MAX);
-        let footer = bytes.get(start..).unwrap_or_default().to_vec();
-        let object = Arc::new(open_footer(&key, entry, &footer)?);
-        let (mut next, mut records) = (entry.base, 0);
-        for part in 0..object.parts() {
-            let span = object.span(part);
-            let index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
-            let group = bytes.get(index(span.start)..index(span.end)).unwrap_or_default();
-            let group = bytes.slice_ref(group);
-            for batch in decode(key.clone(), Arc::clone(&object), part, group).await? {
-                let broken = |source| ArchiveError::Object { object: key.clone(), source };
-                let batch = Batch::validate(batch).map_err(|error| broken(error.into()))?;
-                let header = batch.header();
-                if header.base_offset.value() != next {
-                    return Err(broken(FormatError::Inconsistent("its batches leave a gap")));
-                }
-                next = header.next_offset().value();
-                let counts = !header.attributes.is_control();
-                records += if counts { u64::from(header.record_count) } else { 0 };
-            }
-        }
-        if (next, records) != (entry.end, entry.records) {
+        let found = self.replay(&key, &bytes, entry.footer_start).await?;
+        if (found.base.value(), found.end.value(), found.records)
+            != (entry.base, entry.end, entry.records)
+        {
             let source = FormatError::Inconsistent("its records are not those of its manifest");
             return Err(ArchiveError::Object { object: key, source });
         }
-        Ok(Verified { records, object_bytes: bytes.len() as u64 })
+        Ok(Verified { records: found.records, object_bytes: bytes.len() as u64 })
+    }
+
+    /// Replays an object that is here whole.
+    async fn replay(
+        &self,
+        key: &str,
+        bytes: &Bytes,
+        footer_start: u64,
+    ) -> Result<check::Found, ArchiveError> {
+        let bytes = bytes.clone();
+        let replayed = workers::run(move || check::replay(&bytes, footer_start)).await;
+        let replayed = replayed.map_err(|error| ArchiveError::Decode(error.to_string()))?;
+        replayed.map_err(|source| ArchiveError::Object { object: key.to_owned(), source })
     }
 
     /// An object's footer, from memory or the store.
@@ -641,11 +639,8 @@ pub(crate) async fn load_footer(
     entry: &Entry,
 ) -> Result<ObjectReader, ArchiveError> {
     let length = entry.object_bytes.saturating_sub(entry.footer_start);
-    if length > FOOTER_BYTES_MAX {
-        let (what, max) = ("bytes of a footer", FOOTER_BYTES_MAX);
-        let source = FormatError::TooLarge { what, actual: length, max };
-        return Err(ArchiveError::Object { object: key.to_owned(), source });
-    }
+    check::check_footer_length(length)
+        .map_err(|source| ArchiveError::Object { object: key.to_owned(), source })?;
     let footer = store.get_range(key, entry.footer_start..entry.object_bytes).await?;
     let (key, entry) = (key.to_owned(), entry.clone());
     // A few bytes of a footer can keep Parquet's reader busy for seconds.

@@ -121,9 +121,11 @@ async fn a_take_over_loses_nothing_that_was_archived_before() {
             faults.fail_per_cent = dice.next_u64() % 20;
             faults.lost_reply_per_cent = dice.next_u64() % 20;
         }
+        let is_over = std::cell::Cell::new(false);
         let until_taken = async {
             // Somewhere among the other's steps.
-            for _ in 0..dice.next_u64() % 30 {
+            let begins = store.counters().requests + dice.next_u64() % 16;
+            while store.counters().requests < begins && !is_over.get() {
                 tokio::task::yield_now().await;
             }
             loop {
@@ -150,6 +152,7 @@ async fn a_take_over_loses_nothing_that_was_archived_before() {
                 }
                 tokio::task::yield_now().await;
             }
+            is_over.set(true);
             told
         };
         let (new, told) = tokio::join!(until_taken, until_refused);

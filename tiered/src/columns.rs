@@ -24,6 +24,19 @@ pub(crate) const HEADER_BYTES: usize = 4;
 /// Bytes of a batch from which on its memory is shared: less is not worth a buffer of its own.
 const SHARED_BYTES_MIN: usize = 4 * 1024;
 
+/// What of a key is text, with a question mark for each part that is not: never longer than the
+/// key, whose bytes stand beside it.
+fn legible(key: &[u8]) -> String {
+    let mut text = String::with_capacity(key.len());
+    for chunk in key.utf8_chunks() {
+        text.push_str(chunk.valid());
+        if !chunk.invalid().is_empty() {
+            text.push('?');
+        }
+    }
+    text
+}
+
 /// Rows being gathered.
 #[derive(Debug)]
 pub(crate) struct Columns {
@@ -187,7 +200,7 @@ impl Columns {
                 self.header_key.append_value(text);
                 self.header_key_raw.append_null();
             } else {
-                self.header_key.append_value(String::from_utf8_lossy(header.key));
+                self.header_key.append_value(legible(header.key));
                 self.header_key_raw.append_value(header.key);
             }
             self.header_value.append_option(header.value);

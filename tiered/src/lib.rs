@@ -12,6 +12,7 @@ mod archive;
 #[doc(hidden)]
 pub mod bench_support;
 mod cache;
+mod check;
 #[cfg(test)]
 mod clusters;
 mod columns;

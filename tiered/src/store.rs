@@ -17,12 +17,16 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{
-    Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions,
-    PutPayload,
+    ClientConfigKey, Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _,
+    PutMode, PutOptions, PutPayload,
 };
 
 /// How long one call may take, or one step of a longer one, the client's own retries included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// The slowest line that an object gets through: 1 Mbit/s.
+const PUT_BYTES_PER_SECOND: u64 = 128 * 1024;
+/// The largest object: what the largest range may be, and what comes on top of it.
+pub(crate) const OBJECT_BYTES_MAX: u64 = 1280 * 1024 * 1024;
 /// Writers in one round of the probe's race.
 const PROBE_WRITERS: usize = 8;
 /// Rounds of it.
@@ -165,7 +169,9 @@ impl Store {
         made.map_err(|error| unusable(&location, error.to_string()))?;
         let local = LocalFileSystem::new_with_prefix(dir)
             .map_err(|error| unusable(&location, error.to_string()))?
-            .with_fsync(true);
+            .with_fsync(true)
+            // Folders of what was removed would look like topics.
+            .with_automatic_cleanup(true);
         Ok(Self::new(Arc::new(local), &location))
     }
 
@@ -221,8 +227,12 @@ impl Store {
         }
         let prefix = Path::parse(prefix.trim_end_matches('/'))
             .map_err(|error| unusable(url, error.to_string()))?;
-        let mut builder =
-            builder.with_bucket_name(bucket).with_conditional_put(S3ConditionalPut::ETagMatch);
+        // Each call has its own bound; by default a request ends after 30 s, also one that gets on.
+        let longest = format!("{} seconds", put_timeout(OBJECT_BYTES_MAX).as_secs());
+        let mut builder = builder
+            .with_bucket_name(bucket)
+            .with_conditional_put(S3ConditionalPut::ETagMatch)
+            .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), longest);
         if let Some(endpoint) = endpoint {
             builder =
                 builder.with_endpoint(endpoint).with_allow_http(endpoint.starts_with("http://"));
@@ -257,7 +267,8 @@ impl Store {
         let path = self.path(key)?;
         let length = bytes.len();
         let put = self.inner.put(&path, PutPayload::from_bytes(bytes));
-        self.call("writing", key, put).await?;
+        let timeout = self.call_timeout.max(put_timeout(length as u64));
+        self.call_within(timeout, "writing", key, put).await?;
         add(&self.counting.written_bytes, length);
         Ok(())
     }
@@ -451,8 +462,18 @@ impl Store {
         key: &str,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, StoreError> {
+        self.call_within(self.call_timeout, what, key, call).await
+    }
+
+    async fn call_within<T>(
+        &self,
+        timeout: Duration,
+        what: &'static str,
+        key: &str,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, StoreError> {
         add(&self.counting.requests, 1);
-        let done = self.step(what, key, call).await?;
+        let done = self.step_within(timeout, what, key, call).await?;
         done.map_err(|error| self.error(what, key, &error))
     }
 
@@ -463,8 +484,18 @@ impl Store {
         key: &str,
         step: impl Future<Output = T>,
     ) -> Result<T, StoreError> {
-        tokio::time::timeout(self.call_timeout, step).await.map_err(|_late| {
-            let reason = format!("no answer within {:?}", self.call_timeout);
+        self.step_within(self.call_timeout, what, key, step).await
+    }
+
+    async fn step_within<T>(
+        &self,
+        timeout: Duration,
+        what: &'static str,
+        key: &str,
+        step: impl Future<Output = T>,
+    ) -> Result<T, StoreError> {
+        tokio::time::timeout(timeout, step).await.map_err(|_late| {
+            let reason = format!("no answer within {timeout:?}");
             self.unavailable(what, key, reason)
         })
     }
@@ -495,6 +526,11 @@ impl Store {
 
 fn add(counter: &AtomicU64, count: usize) {
     counter.fetch_add(count as u64, Ordering::Relaxed);
+}
+
+/// How long writing so many bytes may take.
+fn put_timeout(bytes: u64) -> Duration {
+    Duration::from_secs((bytes / PUT_BYTES_PER_SECOND).max(CALL_TIMEOUT.as_secs()))
 }
 
 fn unusable(location: &str, reason: String) -> StoreError {

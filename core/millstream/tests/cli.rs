@@ -326,13 +326,31 @@ fn the_demo_leaves_its_broker_running_when_asked() {
     let pid = kept["pid"].as_u64().unwrap().to_string();
     let (at, ca) = (kept["bootstrap"].as_str().unwrap(), kept["ca"].as_str().unwrap());
     let read = run(&["consume", "flights", "-n", "1", "--bootstrap", at, "--ca", ca]);
+    let archived = goes_on_archiving(at, ca);
     let killed = Command::new("kill").arg(&pid).status().unwrap();
     let list = ["topic", "list", "--bootstrap", at, "--ca", ca, "--timeout", "1s"];
     let ended = (0..200).any(|_| run(&list).status.code() == Some(1));
     assert!(killed.success() && ended, "what is printed stops it");
+    assert!(archived, "the demo's replay takes its archive from nobody");
     assert_eq!(read.status.code(), Some(0), "{}", String::from_utf8_lossy(&read.stderr));
     assert!(read.stdout.starts_with(b"{"), "{}", String::from_utf8_lossy(&read.stdout));
     assert!(left_in(Path::new(kept["dir"].as_str().unwrap())) > 0);
+}
+
+/// Whether a further record is archived, too.
+fn goes_on_archiving(at: &str, ca: &str) -> bool {
+    let mut produce = millstream(&["produce", "flights", "--bootstrap", at, "--ca", ca]);
+    let mut produce = produce.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    produce.stdin.take().unwrap().write_all(b"one more\n").unwrap();
+    assert!(produce.wait().unwrap().success());
+    let status = ["archive", "status", "flights", "-o", "json", "--bootstrap", at, "--ca", ca];
+    (0..400).any(|_| {
+        let told = String::from_utf8(run(&status).stdout).unwrap();
+        let rows = told.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let mut rows = rows.filter(|row| row["topic"].is_string()).peekable();
+        let is_there = rows.peek().is_some();
+        is_there && rows.all(|row| row["end_offset"] == row["high_watermark"])
+    })
 }
 
 fn left_in(dir: &Path) -> usize {

@@ -28,4 +28,4 @@ mod wal;
 pub use wal::format::fuzz as fuzz_wal;
 
 pub use error::{ProposeError, QuorumError, StorageFault};
-pub use quorum::{COMMAND_BYTES_MAX, Quorum, QuorumConfig};
+pub use quorum::{COMMAND_BYTES_MAX, Quorum, QuorumConfig, check_size};

@@ -169,10 +169,7 @@ impl Quorum {
     /// # Errors
     /// [`ProposeError`]; a refusal by the state machine is an [`Outcome`], not an error.
     pub async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
-        let bytes = serde_json::to_vec(&command).map(|json| json.len()).unwrap_or(usize::MAX);
-        if bytes > COMMAND_BYTES_MAX {
-            return Err(ProposeError::TooLarge { bytes, max: COMMAND_BYTES_MAX });
-        }
+        check_size(&command)?;
         let response = self.raft.0.client_write(command).await.map_err(propose_error)?;
         response.data.0.ok_or_else(|| ProposeError::Unknown {
             cause: "the command's entry was applied as one of Raft's own".to_owned(),
@@ -259,6 +256,18 @@ fn raft_config(config: &QuorumConfig) -> Result<openraft::Config, QuorumError> {
         ..openraft::Config::default()
     };
     raft_config.validate().map_err(|error| invalid(error.to_string()))
+}
+
+/// Whether a command is small enough to be proposed.
+///
+/// # Errors
+/// [`ProposeError::TooLarge`].
+pub fn check_size(command: &Command) -> Result<(), ProposeError> {
+    let bytes = serde_json::to_vec(command).map(|json| json.len()).unwrap_or(usize::MAX);
+    if bytes > COMMAND_BYTES_MAX {
+        return Err(ProposeError::TooLarge { bytes, max: COMMAND_BYTES_MAX });
+    }
+    Ok(())
 }
 
 fn propose_error(error: RaftError<RaftTypes, ClientWriteError<RaftTypes>>) -> ProposeError {

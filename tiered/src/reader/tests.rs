@@ -18,8 +18,8 @@ use super::*;
 use crate::{DiskCache, Encoder, Identity, PartitionArchive, RangeEnd, Store};
 
 const RECORDS: u32 = 8;
-const VALUE_BYTES: usize = 64 * 1024;
-/// Batches of some 512 KiB: row groups of 4 MiB hold eight.
+const VALUE_BYTES: usize = 60 * 1024;
+/// Batches of some 480 KiB: row groups of 3.5 MiB hold eight.
 const BATCHES: u64 = 40;
 const RANGES: u64 = 2;
 const AMPLE: usize = 1 << 30;

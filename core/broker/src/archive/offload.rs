@@ -124,7 +124,7 @@ async fn offloads(archives: &Arc<Archives>, partitions: &Arc<Partitions>) {
             && let Some(due) = line.pop_front()
         {
             // It may have had its turn since the last look.
-            if !due.slot.may_try(archives.clock.monotonic()) {
+            if !due.slot.may_try(archives.clock.monotonic()) || due.slot.is_held() {
                 continue;
             }
             let (archives, busy) = (Arc::clone(archives), Busy::new(&due.slot));
@@ -277,8 +277,13 @@ impl Archives {
         slot: &Slot,
         handle: &PartitionHandle,
         head: Option<Head>,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<(), OffloadError> {
         let Some(head) = head else { return Ok(()) };
+        // What a log that is too short took since is not what is archived, and must stay.
+        let (start, end) = handle.with(|it| (it.log().start(), it.log().end()))?;
+        if head.end > end.value() {
+            return Err(OffloadError::Gap { archived: head.end, start, end });
+        }
         let TopicPartition { topic, partition } = slot.id();
         let known = |state: &MetaState| state.archive_head(topic, partition).map(to_store);
         if known(&self.quorum.state()).is_none_or(|known| known.number < head.number) {

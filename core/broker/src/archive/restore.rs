@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use millstream_env::clock::Clock;
 use millstream_meta::{Command, CommandBody, CommandId, MetaState, RestoredPartition};
+use millstream_quorum::check_size;
 use millstream_replica::ProducerTable;
 use millstream_service::ServiceError;
-use millstream_tiered::{ArchivedPartition, ArchivedTopic, ConfigMap, TopicError};
-use millstream_types::{ErrorCode, LeaderEpoch, PartitionIndex, ProducerId, TopicId};
+use millstream_tiered::{ArchivedPartition, ArchivedTopic, ConfigMap, Head, TopicError};
+use millstream_types::{Digest, ErrorCode, LeaderEpoch, PartitionIndex, ProducerId, TopicId};
 use millstream_wire::api::{RestoreTopicRequest, RestoreTopicResponse};
 use tokio::sync::watch;
 
@@ -154,6 +155,15 @@ impl Restore {
             return Err(ServiceError::new(ErrorCode::InvalidRequest, message));
         }
         let settings = Settings::read(&self.found, config)?;
+        let body = settings.restored(&self.found, &settings.widest(), &state)?;
+        if let Err(error) = check_size(&self.command(body)?) {
+            let count = settings.partitions;
+            let message = format!(
+                "topic `{topic}` has {count} partitions, more than can be restored at once: {error}. \
+                 Nothing was taken over"
+            );
+            return Err(ServiceError::new(ErrorCode::LimitExceeded, message));
+        }
         let body = settings.restored(&self.found, &BTreeMap::new(), &state)?;
         let checked = state.check_command(self.command(body)?);
         checked.map_err(|refused| ServiceError::new(refused.code(), refused.to_string()))
@@ -230,6 +240,19 @@ impl Settings {
         })
     }
 
+    /// Partitions whose heads take as much room in a command as any can.
+    fn widest(&self) -> BTreeMap<PartitionIndex, ArchivedPartition> {
+        let head = Head {
+            number: u64::MAX,
+            digest: Digest::from_bytes([0xff; 32]),
+            start: i64::MAX - 1,
+            end: i64::MAX - 1,
+            leader_epoch: i32::MAX,
+        };
+        let widest = |index| (PartitionIndex(index), ArchivedPartition { head, end: None });
+        (0..self.partitions).map(widest).collect()
+    }
+
     /// The command that makes the topic again, of what is archived of its partitions.
     fn restored(
         &self,
@@ -289,6 +312,7 @@ fn broken(found: &ArchivedTopic, what: &str) -> ServiceError {
 
 #[cfg(test)]
 mod tests {
+    use millstream_quorum::COMMAND_BYTES_MAX;
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Duration;
 
@@ -318,6 +342,25 @@ mod tests {
 
     fn code(outcome: Outcome) -> ErrorCode {
         outcome.map_or_else(|error| error.code, |()| ErrorCode::None)
+    }
+
+    #[test]
+    fn the_widest_heads_take_as_much_as_any_can() {
+        let settings =
+            Settings { partitions: 2_000, replication_factor: 1, configs: BTreeMap::new() };
+        let found = ArchivedTopic::new("orders".to_owned(), TOPIC);
+        let body = |partitions: &BTreeMap<_, _>| {
+            settings.restored(&found, partitions, &MetaState::default()).unwrap()
+        };
+        let command = |body| Command::new(CommandId(1), millstream_types::TimestampMs(1), body);
+        let none = BTreeMap::new();
+        assert!(check_size(&command(body(&none))).is_ok());
+        let widest = command(body(&settings.widest()));
+        assert!(check_size(&widest).is_err());
+        let CommandBody::RestoreTopic { partitions, .. } = widest.body else { panic!("another") };
+        let head = partitions[0].head.unwrap();
+        assert!(head.end.value() > i64::MAX / 2, "the largest offset is one");
+        assert!(partitions.len() * 150 > COMMAND_BYTES_MAX);
     }
 
     #[tokio::test]

@@ -94,6 +94,11 @@ impl Slot {
         Ok(held)
     }
 
+    /// Whether somebody is at work on the archive, so that others had better go first.
+    pub(crate) fn is_held(&self) -> bool {
+        self.archive.try_lock().is_err()
+    }
+
     /// Has readers see what is archived now.
     pub(crate) fn publish(&self, archive: &PartitionArchive, opened: &Opened) {
         *self.published() = Some(archive.reader(&opened.cache));

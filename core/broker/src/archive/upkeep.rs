@@ -385,6 +385,9 @@ impl Archives {
         let unarchived = handle.with(|partition| {
             partition.log().bytes_behind(partition.archive().end.max(partition.log().start()))
         })?;
+        // A crash may have come between a manifest and the metadata; nobody else looks at a
+        // partition to which nothing is written.
+        self.move_head(slot, handle, archive.head().copied()).await?;
         let given_up = kept_from(archive, config, unarchived, now);
         if let Some(start) = given_up {
             let head = archive.trim(epoch, start).await?;

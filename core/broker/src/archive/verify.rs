@@ -6,8 +6,8 @@ use millstream_log::{Cursor, ReadPlan};
 use millstream_service::ServiceError;
 use millstream_tiered::Entry;
 use millstream_types::{Offset, TopicPartition};
-use millstream_wire::Batch;
 use millstream_wire::api::{VerifyArchiveRequest, VerifyArchiveResponse};
+use millstream_wire::{Batch, Codec};
 
 use super::requests::cut;
 use super::{Feed, service_error};
@@ -148,7 +148,7 @@ fn same(theirs: &Batch, ours: &Batch) -> Result<u64, String> {
             header.leader_epoch,
             (header.producer_id, header.producer_epoch, header.base_sequence),
             (header.base_timestamp, header.max_timestamp),
-            (header.attributes.timestamp_type(), header.attributes.is_control()),
+            header.attributes.with_codec(Codec::None),
             header.record_count,
         )
     };

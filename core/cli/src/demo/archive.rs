@@ -1,5 +1,5 @@
-//! The demo's second half: once everything is archived, a broker that has nothing but the archive
-//! brings the topic back and replays it.
+//! The demo's second half: once everything is archived, a broker that has nothing but a copy of the
+//! archive brings the topic back and replays it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,7 +57,7 @@ pub(super) async fn wait(client: &Client) -> Result<ArchiveStatus> {
     }
 }
 
-/// Restores the topic on an empty broker from the archive in `dir`, and reads all of it; returns
+/// Restores the topic on an empty broker from a copy of the archive in `dir`, and reads all of it; returns
 /// what it saw. `bytes` are those of all keys and values.
 pub(super) async fn replay(
     dir: &Path,
@@ -68,11 +68,12 @@ pub(super) async fn replay(
     let empty = tempfile::Builder::new().prefix("millstream-demo-").tempdir();
     let empty = empty.context("cannot make a temporary directory")?;
     let archive = location(dir);
-    let options = Options {
-        dir: empty.path().join("restored"),
-        archive: Some(archive.clone()),
-        ..Options::default()
-    };
+    // A copy: who restores a topic takes its archive over, and the first broker goes on with its
+    // own.
+    let copy = empty.path().join("archive");
+    copy_folder(&archive, &copy).with_context(|| format!("cannot copy {}", archive.display()))?;
+    let options =
+        Options { dir: empty.path().join("restored"), archive: Some(copy), ..Options::default() };
     let broker = OwnBroker::start(&options).await?;
     let client = connect(&connection(&broker.ready)).await?;
     client.admin().restore_topic(TOPIC, None).await?;
@@ -92,4 +93,18 @@ pub(super) async fn replay(
         parquet: format!("{}/topics/{TOPIC}.*/*/*.parquet", archive.display()),
     };
     Ok((read, archived))
+}
+
+fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &to)?;
+        } else {
+            std::fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
 }
