@@ -49,7 +49,7 @@ const SIZES: [u32; 4] = [CONTROL_BODY_MAX + 1, BATCH_MAX + 65_537, 1 << 31, u32:
 /// What the peer of a call that is never read may send, in bytes.
 const UNREAD_WINDOW: u32 = 1024;
 /// So many calls, each for so many topics that there are not: 40 KB to ask, 270 KB to answer.
-const UNREAD_CALLS: usize = 800;
+const UNREAD_CALLS: usize = 1600;
 const UNKNOWN_TOPICS: u32 = 10_000;
 /// How long the broker may hold one of them up before no more are made.
 const PATIENCE: Duration = Duration::from_millis(200);
