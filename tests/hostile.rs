@@ -37,9 +37,9 @@ const HELD_BYTES_MAX: u64 = 256 << 20;
 const HELD: &str = "quic_received_held_bytes";
 /// What a round of attacks may leave resident beyond what the one before left: what stays is to be
 /// used again. How much the first one leaves says little, since glibc keeps what lies free between
-/// small pieces in use: of 209 MiB that stayed after a minute of attacks, `malloc_trim` gave all but
-/// 80 back, and 32 of these are buffers kept for reads. So a round with a higher peak leaves more,
-/// too; 87 MiB were seen on a busy machine. A leak would leave more after each round.
+/// small pieces in use: of 209 MiB that stayed after a minute of attacks, `malloc_trim` gave all
+/// but 80 back, and 32 of these are buffers kept for reads. So a round with a higher peak leaves
+/// more, too; 87 MiB were seen on a busy machine. A leak would leave more after each round.
 const MORE_KIB_MAX: u64 = 64 << 10;
 /// A third one is made only where the second leaves too much.
 const ROUNDS_MAX: usize = 3;
@@ -231,11 +231,11 @@ fn garbage_harms_nobody_else() -> Result<()> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let seconds = knob("MILLSTREAM_HOSTILE_SECONDS", 5)?;
     let dir = tempfile::tempdir()?;
-    // What stays resident must be the broker's doing. Without this, glibc raises the size from which
-    // it maps allocations by themselves to that of the largest it has seen freed, up to 32 MiB, and
-    // then keeps freed frames and reads between small pieces in use: after 25 s of attacks 427 MiB
-    // stayed, while received frames held nothing by the broker's own account, which is checked,
-    // too.
+    // What stays resident must be the broker's doing. Without this, glibc raises the size from
+    // which it maps allocations by themselves to that of the largest it has seen freed, up to 32
+    // MiB, and then keeps freed frames and reads between small pieces in use: after 25 s of attacks
+    // 425 MiB stayed, while received frames held nothing by the broker's own account, which is
+    // checked, too.
     let environment = vec![("MALLOC_MMAP_THRESHOLD_".to_owned(), "131072".to_owned())];
     let options = Options { environment, ..Options::default() };
     let mut broker = Broker::start_with(&dir.path().join("data"), &options)?;
