@@ -1,36 +1,41 @@
-//! The attacks. Each is one round, from its seed, and says whether it got as far as it meant to.
+//! The attacks. Each is one round, by its dice, and says whether it got as far as it meant to.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use millstream_tests::Dice;
+use millstream_wire::api::ApiKey;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::net::UdpSocket;
 
-use crate::attacker::{Attacker, frame, frame_that_claims, hello, open_produce, open_subscription};
+use crate::attacker::{
+    Attacker, frame, frame_that_claims, hello, metadata_request, open_produce, open_subscription,
+};
 
 type Round = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
-type Attack = fn(Arc<Attacker>, u64) -> Round;
+type Attack = fn(Arc<Attacker>, Dice) -> Round;
 
 /// Every attack by its name.
 pub(crate) const ALL: &[(&str, Attack)] = &[
-    ("datagrams", |attacker, seed| Box::pin(datagrams(attacker, seed))),
+    ("datagrams", |attacker, dice| Box::pin(datagrams(attacker, dice))),
     ("other protocols", |attacker, _| Box::pin(other_protocols(attacker))),
-    ("garbage for Hello", |attacker, seed| Box::pin(garbage_for_hello(attacker, seed))),
-    ("half-open Hellos", |attacker, seed| Box::pin(half_open_hellos(attacker, seed))),
-    ("garbage streams", |attacker, seed| Box::pin(garbage_streams(attacker, seed))),
-    ("garbage bodies", |attacker, seed| Box::pin(garbage_bodies(attacker, seed))),
-    ("oversized frames", |attacker, seed| Box::pin(oversized_frames(attacker, seed))),
-    ("truncated frames", |attacker, seed| Box::pin(truncated_frames(attacker, seed))),
+    ("garbage for Hello", |attacker, dice| Box::pin(garbage_for_hello(attacker, dice))),
+    ("half-open Hellos", |attacker, dice| Box::pin(half_open_hellos(attacker, dice))),
+    ("garbage streams", |attacker, dice| Box::pin(garbage_streams(attacker, dice))),
+    ("garbage bodies", |attacker, dice| Box::pin(garbage_bodies(attacker, dice))),
+    ("oversized frames", |attacker, dice| Box::pin(oversized_frames(attacker, dice))),
+    ("truncated frames", |attacker, dice| Box::pin(truncated_frames(attacker, dice))),
     ("large frames held back", |attacker, _| Box::pin(large_frames_held_back(attacker))),
-    ("garbage batches", |attacker, seed| Box::pin(garbage_batches(attacker, seed))),
+    ("garbage batches", |attacker, dice| Box::pin(garbage_batches(attacker, dice))),
     ("a flood of streams", |attacker, _| Box::pin(flood_of_streams(attacker))),
     ("a flood of connections", |attacker, _| Box::pin(flood_of_connections(attacker))),
     ("readers that never read", |attacker, _| Box::pin(never_read(attacker))),
-    ("resets", |attacker, seed| Box::pin(resets(attacker, seed))),
+    ("calls never read", |attacker, _| Box::pin(calls_never_read(attacker))),
+    ("resets", |attacker, dice| Box::pin(resets(attacker, dice))),
 ];
 
 /// The longest body of a request, and of a batch.
@@ -39,14 +44,60 @@ const BATCH_MAX: u32 = 16 << 20;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
+/// Lengths that no frame may have but some batches: each is beyond a bound.
+const SIZES: [u32; 4] = [CONTROL_BODY_MAX + 1, BATCH_MAX + 65_537, 1 << 31, u32::MAX];
+/// What the peer of a call that is never read may send, in bytes.
+const UNREAD_WINDOW: u32 = 1024;
+/// So many calls, each for so many topics that there are not: 40 KB to ask, 270 KB to answer.
+const UNREAD_CALLS: usize = 1600;
+const UNKNOWN_TOPICS: u32 = 10_000;
+/// How long the broker may hold one of them up before no more are made.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// What was sent so far by which API, and what was claimed, and how often.
+#[derive(Debug, Default)]
+pub(crate) struct Sent {
+    apis: Mutex<BTreeMap<u16, u64>>,
+    sizes: Mutex<BTreeMap<u32, u64>>,
+}
+
+impl Sent {
+    /// Fails unless each API and each size occurred, or neither, as the attacks were not wanted.
+    /// Returns how often.
+    pub(crate) fn check(&self) -> Result<String> {
+        let apis = self.apis.lock().unwrap_or_else(PoisonError::into_inner);
+        let sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        ensure!([0, ApiKey::ALL.len()].contains(&apis.len()), "not every API: {apis:?}");
+        ensure!([0, SIZES.len()].contains(&sizes.len()), "not every size: {sizes:?}");
+        Ok(format!("requests by API: {apis:?}; oversized frames by length: {sizes:?}"))
+    }
+}
+
+/// So many out of `all`, each as often as the others, in an order by the dice; counted in `sent`.
+fn deal<T: Copy + Ord>(
+    dice: &mut Dice,
+    all: &[T],
+    count: usize,
+    sent: &Mutex<BTreeMap<T, u64>>,
+) -> Vec<T> {
+    let mut dealt: Vec<T> = all.iter().copied().cycle().take(count).collect();
+    for place in (1..count).rev() {
+        dealt.swap(place, usize::try_from(dice.below(place as u64 + 1)).unwrap_or(0));
+    }
+    let mut sent = sent.lock().unwrap_or_else(PoisonError::into_inner);
+    for one in &dealt {
+        *sent.entry(*one).or_default() += 1;
+    }
+    dealt
+}
+
 /// Closes it the way that costs the broker least, so that rounds do not add up.
 fn leave(connection: &Connection) {
     connection.close(VarInt::from_u32(0), b"");
 }
 
 /// Datagrams of no protocol, and others that look like QUIC for some bytes.
-async fn datagrams(attacker: Arc<Attacker>, seed: u64) -> Result<()> {
-    let mut dice = Dice::new(seed);
+async fn datagrams(attacker: Arc<Attacker>, mut dice: Dice) -> Result<()> {
     let socket = UdpSocket::bind("127.0.0.1:0").await?;
     for round in 0..50 {
         let length = usize::try_from(dice.below(1400))?;
@@ -81,8 +132,7 @@ async fn other_protocols(attacker: Arc<Attacker>) -> Result<()> {
 }
 
 /// A first stream that is no Hello: the broker must close the connection.
-async fn garbage_for_hello(attacker: Arc<Attacker>, seed: u64) -> Result<()> {
-    let mut dice = Dice::new(seed);
+async fn garbage_for_hello(attacker: Arc<Attacker>, mut dice: Dice) -> Result<()> {
     let connection = attacker.connect().await?;
     let (mut send, _recv) = connection.open_bi().await?;
     let first = match dice.below(4) {
@@ -99,8 +149,7 @@ async fn garbage_for_hello(attacker: Arc<Attacker>, seed: u64) -> Result<()> {
 }
 
 /// Connections that say nothing or half of a Hello; held for a while.
-async fn half_open_hellos(attacker: Arc<Attacker>, seed: u64) -> Result<()> {
-    let mut dice = Dice::new(seed);
+async fn half_open_hellos(attacker: Arc<Attacker>, mut dice: Dice) -> Result<()> {
     let mut held = Vec::new();
     for _ in 0..10 {
         let connection = attacker.connect().await?;
@@ -116,8 +165,7 @@ async fn half_open_hellos(attacker: Arc<Attacker>, seed: u64) -> Result<()> {
 }
 
 /// Bytes without any sense on streams of a connection that was greeted.
-async fn garbage_streams(attacker: Arc<Attacker>, seed: u64) -> Result<()> {
-    let mut dice = Dice::new(seed);
+async fn garbage_streams(attacker: Arc<Attacker>, mut dice: Dice) -> Result<()> {
     let connection = attacker.greeted().await?;
     for _ in 0..20 {
         let (mut send, mut recv) = connection.open_bi().await?;
@@ -133,38 +181,55 @@ async fn garbage_streams(attacker: Arc<Attacker>, seed: u64) -> Result<()> {
     Ok(())
 }
 
-/// Frames with a header as it should be, of every kind, around bodies without sense.
-async fn garbage_bodies(attacker: Arc<Attacker>, seed: u64) -> Result<()> {
-    let mut dice = Dice::new(seed);
+/// Frames with a header as it should be, of every kind, and requests of every API, around bodies
+/// without sense.
+async fn garbage_bodies(attacker: Arc<Attacker>, mut dice: Dice) -> Result<()> {
     let connection = attacker.greeted().await?;
+    let mut frames = Vec::new();
     for kind in 0..=20 {
-        let (mut send, mut recv) = connection.open_bi().await?;
         let length = usize::try_from(dice.below(2000))?;
-        let mut body = dice.bytes(length);
-        if kind == 3 && length > 30 {
-            // A request of an API that there is, with a length that fits, so that fields are read.
-            body[..4].copy_from_slice(&[0, 1 + (seed % 8) as u8, 0, 1]);
-            let nested = u32::try_from(length - 28)?.to_be_bytes();
-            body[24..28].copy_from_slice(&nested);
-        }
-        send.write_all(&frame(kind, &body)).await.ok();
+        frames.push((format!("kind {kind}"), frame(kind, &dice.bytes(length))));
+    }
+    let apis: Vec<u16> = ApiKey::ALL.iter().map(|api| api.code()).collect();
+    for api in deal(&mut dice, &apis, apis.len(), &attacker.sent.apis) {
+        frames.push((format!("API {api}"), garbage_request(api, &mut dice)?));
+    }
+    let mut open = Vec::new();
+    for (name, frame) in &frames {
+        let (mut send, recv) = connection.open_bi().await?;
+        send.write_all(frame).await.ok();
         send.finish().ok();
+        open.push((name, recv));
+    }
+    for (name, mut recv) in open {
         let ended = tokio::time::timeout(ANSWER_WITHIN, recv.read_to_end(1 << 20)).await;
-        ended.with_context(|| format!("a stream of kind {kind} does not end"))?.ok();
+        ended.with_context(|| format!("a stream of {name} does not end"))?.ok();
     }
     ensure!(connection.close_reason().is_none(), "{:?}", connection.close_reason());
     leave(&connection);
     Ok(())
 }
 
+/// A Request of an API that there is, around bytes without sense. Half of the times they are small
+/// numbers, so that lengths and counts fit and more fields are read.
+fn garbage_request(api: u16, dice: &mut Dice) -> Result<Vec<u8>> {
+    let length = usize::try_from(dice.below(2000))?;
+    let mut body = api.to_be_bytes().to_vec();
+    body.extend([0, 1]);
+    body.extend(dice.bytes(20));
+    body.extend(u32::try_from(length)?.to_be_bytes());
+    let mask = if dice.below(2) == 0 { 3 } else { 0xff };
+    body.extend(dice.bytes(length).iter().map(|byte| byte & mask));
+    Ok(frame(3, &body))
+}
+
 /// Frames that claim more than their kind may have; nothing must be allocated for them.
-async fn oversized_frames(attacker: Arc<Attacker>, seed: u64) -> Result<()> {
+async fn oversized_frames(attacker: Arc<Attacker>, mut dice: Dice) -> Result<()> {
     let connection = attacker.greeted().await?;
-    let sizes = [CONTROL_BODY_MAX + 1, BATCH_MAX + 65_537, 1 << 31, u32::MAX];
-    let first = usize::try_from(seed % 4)?;
-    for (kind, size) in (1..=13).zip(sizes.iter().cycle().skip(first)) {
+    let sizes = deal(&mut dice, &SIZES, 13, &attacker.sent.sizes);
+    for (kind, size) in (1..=13).zip(sizes) {
         let (mut send, mut recv) = connection.open_bi().await?;
-        let size = if kind == 7 || kind == 11 { (*size).max(BATCH_MAX + 65_537) } else { *size };
+        let size = if kind == 7 || kind == 11 { size.max(BATCH_MAX + 65_537) } else { size };
         send.write_all(&frame_that_claims(size, kind, &[0; 2000])).await.ok();
         // Not finished: the broker need not wait for the rest to know.
         let ended = tokio::time::timeout(ANSWER_WITHIN, recv.read_to_end(1 << 20)).await;
@@ -175,8 +240,7 @@ async fn oversized_frames(attacker: Arc<Attacker>, seed: u64) -> Result<()> {
 }
 
 /// Frames that end before they are whole.
-async fn truncated_frames(attacker: Arc<Attacker>, seed: u64) -> Result<()> {
-    let mut dice = Dice::new(seed);
+async fn truncated_frames(attacker: Arc<Attacker>, mut dice: Dice) -> Result<()> {
     let connection = attacker.greeted().await?;
     for whole in [hello(), open_produce(&attacker.bait), open_subscription(&attacker.bait)] {
         let (mut send, mut recv) = connection.open_bi().await?;
@@ -226,8 +290,7 @@ async fn large_frames_held_back(attacker: Arc<Attacker>) -> Result<()> {
 }
 
 /// A produce session whose batches are none, mixed with halves of frames.
-async fn garbage_batches(attacker: Arc<Attacker>, seed: u64) -> Result<()> {
-    let mut dice = Dice::new(seed);
+async fn garbage_batches(attacker: Arc<Attacker>, mut dice: Dice) -> Result<()> {
     let (connection, mut send, mut recv) = attacker.stream().await?;
     send.write_all(&open_produce(&attacker.bait)).await?;
     for _ in 0..30 {
@@ -297,6 +360,32 @@ async fn never_read(attacker: Arc<Attacker>) -> Result<()> {
     Ok(())
 }
 
+/// Calls with long replies, on streams whose window is never extended: what the broker keeps of
+/// the replies is bounded. It may well refuse, reset or leave the rest.
+async fn calls_never_read(attacker: Arc<Attacker>) -> Result<()> {
+    let mut attacker = (*attacker).clone();
+    attacker.stream_window = UNREAD_WINDOW;
+    let connection = attacker.greeted().await?;
+    let request = metadata_request(UNKNOWN_TOPICS);
+    let mut held = Vec::new();
+    for _ in 0..UNREAD_CALLS {
+        let opened = tokio::time::timeout(PATIENCE, connection.open_bi()).await;
+        let Ok(Ok((mut send, recv))) = opened else { break };
+        let sent = tokio::time::timeout(PATIENCE, send.write_all(&request)).await;
+        send.finish().ok();
+        let taken = matches!(sent, Ok(Ok(())));
+        held.push((send, recv));
+        if !taken {
+            break;
+        }
+    }
+    ensure!(held.len() >= 100, "no more than {} calls were taken", held.len());
+    // Long enough for the answers to be made.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    leave(&connection);
+    Ok(())
+}
+
 /// So many subscriptions of which not a byte is read; they last as long as what is returned.
 pub(crate) async fn never_reading(
     attacker: &Attacker,
@@ -314,8 +403,7 @@ pub(crate) async fn never_reading(
 }
 
 /// Streams that are reset in the middle of a frame, and answers that nobody wants any more.
-async fn resets(attacker: Arc<Attacker>, seed: u64) -> Result<()> {
-    let mut dice = Dice::new(seed);
+async fn resets(attacker: Arc<Attacker>, mut dice: Dice) -> Result<()> {
     let connection = attacker.greeted().await?;
     for _ in 0..20 {
         let (mut send, mut recv) = connection.open_bi().await?;

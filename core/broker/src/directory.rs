@@ -96,7 +96,12 @@ pub(crate) fn identify(
         write_identity(disk, &identity)?;
         return Ok(identity);
     };
-    let file: IdentityFile = serde_json::from_slice(&bytes)
+    read_identity(&bytes, broker)
+}
+
+/// What the identity file says, if it says that the directory is this broker's.
+fn read_identity(bytes: &[u8], broker: BrokerId) -> Result<Identity, DirectoryError> {
+    let file: IdentityFile = serde_json::from_slice(bytes)
         .map_err(|error| DirectoryError::NotOurs { reason: error.to_string() })?;
     if file.magic != MAGIC {
         return Err(DirectoryError::NotOurs { reason: format!("its magic is `{}`", file.magic) });
@@ -158,6 +163,10 @@ pub(crate) fn leave_fence(root: &Path, reason: &str) {
 }
 
 fn write_identity(disk: &dyn Disk, identity: &Identity) -> Result<(), DirectoryError> {
+    Ok(replace_file(disk, Path::new(IDENTITY_FILE), encode_identity(identity)?.into())?)
+}
+
+fn encode_identity(identity: &Identity) -> Result<Vec<u8>, DirectoryError> {
     let file = IdentityFile {
         magic: MAGIC.to_owned(),
         version: VERSION,
@@ -168,7 +177,7 @@ fn write_identity(disk: &dyn Disk, identity: &Identity) -> Result<(), DirectoryE
     let mut bytes = serde_json::to_vec_pretty(&file)
         .map_err(|error| DirectoryError::NotOurs { reason: error.to_string() })?;
     bytes.push(b'\n');
-    Ok(replace_file(disk, Path::new(IDENTITY_FILE), bytes.into())?)
+    Ok(bytes)
 }
 
 fn parse_id<T: FromStr>(text: &str) -> Result<T, DirectoryError>
@@ -177,4 +186,13 @@ where
 {
     text.parse()
         .map_err(|error: T::Err| DirectoryError::NotOurs { reason: format!("`{text}`: {error}") })
+}
+
+/// What reads as an identity of broker 1 is written and read the same; for fuzzing alone.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    let Ok(identity) = read_identity(bytes, BrokerId(1)) else { return };
+    let written = encode_identity(&identity).expect("what was read is written");
+    let again = read_identity(&written, BrokerId(1)).expect("what was written is read");
+    assert_eq!(again, identity);
 }

@@ -19,6 +19,9 @@ mod service;
 mod stats;
 mod subscription;
 
+#[cfg(fuzzing)]
+pub use directory::fuzz as fuzz_identity;
+
 pub use certificates::CertificateError;
 pub use config::{
     BrokerConfig, BrokerSection, ConfigError, ENV_PREFIX, LimitsSection, ListenSection,

@@ -25,6 +25,9 @@ mod tail;
 mod timestamp;
 mod unsealed;
 
+#[cfg(fuzzing)]
+pub use scan::fuzz::scan as fuzz_scan;
+
 pub use config::{ConfigError, LogConfig};
 pub use epoch::{EpochHistory, EpochStart};
 pub use error::{AppendError, Corruption, LogError, OpenError, ReadError};

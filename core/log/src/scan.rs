@@ -1,5 +1,8 @@
 //! Walks the batches of one file from a known start, checking every byte.
 
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,8 +14,8 @@ use millstream_wire::{Batch, BatchHeader};
 use crate::file::OpenFile;
 use crate::format::{HEADER_BLOCK_BYTES, extend_crc};
 
-/// Bytes that a scan reads at once.
-const READ_BYTES: usize = 1024 * 1024;
+/// Bytes that a scan reads at once; few in fuzzing, whose inputs are short.
+const READ_BYTES: usize = if cfg!(fuzzing) { 128 } else { 1024 * 1024 };
 /// Bytes of a batch that its own CRC does not cover and the chain does: base offset, length and
 /// leader epoch.
 const CHAINED_BYTES: usize = 16;

@@ -1,6 +1,10 @@
 //! Frames on a QUIC stream: gathering them out of the transport's chunks, and sending them with
 //! few and large pieces.
 
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
+
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,11 +79,30 @@ enum State {
 
 const BETWEEN_FRAMES: State = State::Header { bytes: [0; FRAME_HEADER_BYTES], length: 0 };
 
+/// Where a reader's bytes come from: a stream of the transport; in fuzzing, a script.
+pub(crate) trait Source: Send {
+    /// Puts what has arrived into the first of `chunks` and returns how many that are, at least
+    /// one; `None` once the peer has finished. Cancel-safe.
+    fn read_chunks(
+        &mut self,
+        chunks: &mut [Bytes],
+    ) -> impl Future<Output = Result<Option<usize>, ReadError>> + Send;
+}
+
+impl Source for RecvStream {
+    fn read_chunks(
+        &mut self,
+        chunks: &mut [Bytes],
+    ) -> impl Future<Output = Result<Option<usize>, ReadError>> + Send {
+        Self::read_chunks(self, chunks)
+    }
+}
+
 /// Reads frames off one stream. All progress is kept in here, so that [`FrameReader::next`] may be
 /// cancelled and called again.
 #[derive(Debug)]
-pub(crate) struct FrameReader {
-    recv: RecvStream,
+pub(crate) struct FrameReader<S = RecvStream> {
+    recv: S,
     chunks: [Bytes; CHUNKS],
     next_chunk: usize,
     state: State,
@@ -94,8 +117,16 @@ pub(crate) struct FrameReader {
 }
 
 impl FrameReader {
+    /// Tells the peer that nothing more will be read.
+    pub(crate) fn stop(&mut self, code: u32) {
+        // An error means that the stream is over already.
+        drop(self.recv.stop(code.into()));
+    }
+}
+
+impl<S: Source> FrameReader<S> {
     /// A reader without an account: what it may hold is bounded by its caller's pace.
-    pub(crate) fn new(recv: RecvStream, counters: Arc<Counters>, frame_timeout: Duration) -> Self {
+    pub(crate) fn new(recv: S, counters: Arc<Counters>, frame_timeout: Duration) -> Self {
         Self {
             recv,
             chunks: [const { Bytes::new() }; CHUNKS],
@@ -119,12 +150,6 @@ impl FrameReader {
     /// anything.
     pub(crate) fn accept(&mut self, kinds: &'static [FrameKind]) {
         self.accepted = Some(kinds);
-    }
-
-    /// Tells the peer that nothing more will be read.
-    pub(crate) fn stop(&mut self, code: u32) {
-        // An error means that the stream is over already.
-        drop(self.recv.stop(code.into()));
     }
 
     /// The next frame; `None` once the peer has finished. Frames of unknown kinds that may be

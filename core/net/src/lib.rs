@@ -20,6 +20,9 @@ pub mod tls;
 pub mod transport;
 mod windows;
 
+#[cfg(fuzzing)]
+pub use frames::fuzz::fuzz as fuzz_frames;
+
 pub use client::{
     AckReceiver, BatchReceiver, CallError, CloseReason, ConnectError, Connection, Connector,
     ConnectorConfig, ProduceSender, Received, StreamError,

@@ -25,6 +25,8 @@ mod types;
 mod wal;
 
 #[cfg(fuzzing)]
+pub use snapshot_file::fuzz as fuzz_snapshot;
+#[cfg(fuzzing)]
 pub use wal::format::fuzz as fuzz_wal;
 
 pub use error::{ProposeError, QuorumError, StorageFault};

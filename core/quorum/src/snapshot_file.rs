@@ -163,13 +163,18 @@ impl SnapshotFiles {
     fn read(&self, name: &str) -> Result<(SnapshotMeta, Bytes), StorageFault> {
         let path = self.directory.join(name);
         let bytes = BlockingFile::open(&self.disk, &path, OpenMode::Existing)?.read_all()?;
+        self.decode(name, &bytes)
+    }
+
+    /// What the file `name` holds, all of it being `bytes`.
+    fn decode(&self, name: &str, bytes: &Bytes) -> Result<(SnapshotMeta, Bytes), StorageFault> {
         let corrupt = |what: String| StorageFault::Corrupt {
             file: name.to_owned(),
             directory: self.directory.clone(),
             position: 0,
             what,
         };
-        let Some(header) = Header::decode(&bytes) else {
+        let Some(header) = Header::decode(bytes) else {
             return Err(corrupt("its checksum or length does not hold".to_owned()));
         };
         if header.version != SNAPSHOT_FILE_VERSION {
@@ -227,4 +232,38 @@ fn name_of(meta: &SnapshotMeta) -> String {
 fn is_snapshot(name: &str) -> bool {
     let digits = name.strip_prefix("snapshot-").and_then(|rest| rest.strip_suffix(".snap"));
     digits.is_some_and(|digits| digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Reads `bytes` as a snapshot file of broker 1, as they are or with a header that is made to fit,
+/// so that every input can reach what is behind it; writes and reads again what was read, and
+/// returns the state machine's part of it. For fuzzing alone.
+#[cfg(fuzzing)]
+pub fn fuzz(fit: bool, bytes: &[u8]) -> Option<Bytes> {
+    let mut bytes = bytes.to_vec();
+    if fit {
+        let data_len = bytes.len().checked_sub(HEADER_BYTES)?;
+        let meta_len = u32::from_le_bytes(*bytes[16..].first_chunk()?) as usize % (data_len + 1);
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[16..20].copy_from_slice(&(meta_len as u32).to_le_bytes());
+        bytes[20..CHECKED_HEADER_BYTES]
+            .copy_from_slice(&((data_len - meta_len) as u64).to_le_bytes());
+        let crc = checksum(&[&bytes[..CHECKED_HEADER_BYTES], &bytes[HEADER_BYTES..]]);
+        bytes[CHECKED_HEADER_BYTES..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+    }
+    let config = millstream_env::disk::SimDiskConfig::default();
+    let files = SnapshotFiles {
+        disk: Arc::new(millstream_env::disk::SimDisk::new(0, config)),
+        directory: PathBuf::new(),
+        node: BrokerId(1),
+        newest: Mutex::new(None),
+        _alive: tokio::sync::mpsc::channel(1).0,
+    };
+    let read = files.decode("fuzz", &bytes.into()).ok()?;
+    let name = name_of(&read.0);
+    assert!(is_snapshot(&name), "{name} would not be found again");
+    let mut written = files.encode(&read.0, &read.1).expect("what was read is written");
+    written.extend_from_slice(&read.1);
+    let again = files.decode(&name, &written.into()).expect("what was written is read");
+    assert_eq!(again, read);
+    Some(read.1)
 }
