@@ -1,6 +1,9 @@
 //! The command line keeps its word: what `-o json` prints parses, what goes in comes out, exit
 //! codes are 0, 1 and 2, and a failure says what to do next.
 
+#[path = "cli/signals.rs"]
+mod signals;
+
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
