@@ -1,5 +1,5 @@
 //! The command line keeps its word: what `-o json` prints parses, what goes in comes out, exit
-//! codes are 0, 1 and 2, and a failure says what to do next.
+//! codes are 0, 1 and 2, or the signal's that ended it, and a failure says what to do next.
 
 #[path = "cli/signals.rs"]
 mod signals;

@@ -256,7 +256,8 @@ impl Admin {
     }
 
     /// Deletes a topic and its records, and returns whether there was one. Deleting it again
-    /// succeeds, so that the call can be repeated when its answer was lost.
+    /// succeeds, so that the call can be repeated when its answer was lost; a topic that somebody
+    /// made under the name meanwhile goes as well.
     ///
     /// # Errors
     /// The brokers cannot be reached, or refuse.
