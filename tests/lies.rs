@@ -141,8 +141,8 @@ async fn a_largest_timestamp_that_no_record_has_misleads_no_search() -> Result<(
     Ok(())
 }
 
-/// What a topic asks of time it asks of each record, whatever the header says, and whose clock it was
-/// is not the producer's to say.
+/// What a topic asks of time it asks of each record, whatever the header says; and whose clock it
+/// was is not the producer's to say.
 #[tokio::test]
 async fn a_record_too_old_is_refused_in_new_company_and_so_is_the_brokers_time() -> Result<()> {
     const NEW: i64 = 1_700_000_000_000;

@@ -60,8 +60,8 @@ pub(crate) fn unreachable(tree: &Tree) -> Vec<String> {
     problems
 }
 
-/// Tests of `tests/` that the table of docs/testing.md leaves out, so that nobody can tell what they
-/// are for.
+/// Tests of `tests/` that the table of docs/testing.md leaves out, so that nobody can tell what
+/// they are for.
 pub(crate) fn untold_tests(tree: &Tree) -> Vec<String> {
     let page = tree.text(TESTING).unwrap_or("");
     let tests = tree.paths().filter(|path| {

@@ -139,6 +139,7 @@ impl OwnBroker {
 }
 
 impl Drop for OwnBroker {
+    #[expect(clippy::disallowed_methods, reason = "a drop cannot await another process's end")]
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
             // It may have ended by itself; there is nobody to tell here.

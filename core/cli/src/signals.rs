@@ -17,8 +17,6 @@ pub(crate) enum Ending {
 }
 
 impl Ending {
-    const ALL: [Self; 3] = [Self::Interrupt, Self::Terminate, Self::Hangup];
-
     const fn kind(self) -> SignalKind {
         match self {
             Self::Interrupt => SignalKind::interrupt(),
@@ -60,50 +58,46 @@ impl std::error::Error for Ended {}
 /// Receives the signals, from when it is made.
 #[derive(Debug)]
 pub(crate) struct Endings {
-    interrupt: Option<Signal>,
-    terminate: Option<Signal>,
+    interrupt: Signal,
+    terminate: Signal,
     hangup: Option<Signal>,
 }
 
 impl Endings {
-    /// A signal that whoever started this process has it ignore, as nohup does, stays ignored.
+    /// A hangup that whoever started this process has it ignore, as nohup does, stays ignored.
     pub(crate) fn receive() -> Result<Self> {
-        let ignored = ignored_signals();
-        let [interrupt, terminate, hangup] = Ending::ALL.map(|ending| {
-            let number = ending.kind().as_raw_value();
-            let is_ignored = ignored >> number.saturating_sub(1) & 1 == 1;
-            (!is_ignored).then(|| signal(ending.kind())).transpose()
-        });
-        let refused = "cannot receive signals";
+        let receive = |ending: Ending| signal(ending.kind()).context("cannot receive signals");
+        let hangup = (!ignores(Ending::Hangup)).then(|| receive(Ending::Hangup)).transpose()?;
         Ok(Self {
-            interrupt: interrupt.context(refused)?,
-            terminate: terminate.context(refused)?,
-            hangup: hangup.context(refused)?,
+            interrupt: receive(Ending::Interrupt)?,
+            terminate: receive(Ending::Terminate)?,
+            hangup,
         })
     }
 
     /// The first to come.
     pub(crate) async fn next(&mut self) -> Ending {
+        let Self { interrupt, terminate, hangup } = self;
+        let hangup = async {
+            match hangup {
+                Some(hangup) => drop(hangup.recv().await),
+                None => pending().await,
+            }
+        };
         tokio::select! {
-            () = came(&mut self.interrupt) => Ending::Interrupt,
-            () = came(&mut self.terminate) => Ending::Terminate,
-            () = came(&mut self.hangup) => Ending::Hangup,
+            _ = interrupt.recv() => Ending::Interrupt,
+            _ = terminate.recv() => Ending::Terminate,
+            () = hangup => Ending::Hangup,
         }
     }
 }
 
-async fn came(signal: &mut Option<Signal>) {
-    match signal {
-        Some(signal) => drop(signal.recv().await),
-        None => pending().await,
-    }
-}
-
-/// The signals that this process ignores, a bit each from the lowest on; none where the operating
-/// system does not say.
-fn ignored_signals() -> u64 {
+/// Whether this process ignores a signal; not where the operating system does not say.
+fn ignores(ending: Ending) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    mask(&status, "SigIgn:").unwrap_or(0)
+    let ignored = mask(&status, "SigIgn:").unwrap_or(0);
+    let bit = ending.kind().as_raw_value().saturating_sub(1);
+    ignored >> bit & 1 == 1
 }
 
 fn mask(status: &str, name: &str) -> Option<u64> {
@@ -117,13 +111,13 @@ mod tests {
 
     #[test]
     fn exit_codes_are_those_that_shells_report() {
-        for ending in Ending::ALL {
+        for ending in [Ending::Interrupt, Ending::Terminate, Ending::Hangup] {
             assert_eq!(i32::from(ending.exit_code()), 128 + ending.kind().as_raw_value());
         }
     }
 
     #[test]
-    fn ignored_signals_are_read_as_bits() {
+    fn a_mask_of_signals_is_read() {
         let status = "Name:\tx\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\n";
         assert_eq!(mask(status, "SigIgn:"), Some(0x1001));
         assert_eq!(mask("Name:\tx\n", "SigIgn:"), None);
