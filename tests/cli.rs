@@ -1,5 +1,8 @@
 //! The command line keeps its word: what `-o json` prints parses, what goes in comes out, exit
-//! codes are 0, 1 and 2, and a failure says what to do next.
+//! codes are 0, 1 and 2, or the signal's that ended it, and a failure says what to do next.
+
+#[path = "cli/signals.rs"]
+mod signals;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
@@ -263,6 +266,78 @@ fn input_that_is_wrong_is_named_by_its_place() -> Result<()> {
     command.args(["produce", "t", "--json"]);
     let said = failure(&run(command, b"{\"value\":\"b\",\"partition\":9}\n", WITHIN)?, 1)?;
     assert!(said.contains("record 1") && said.contains('9'), "{said}");
+    Ok(())
+}
+
+/// What programs read, and what people do, of how far it came.
+#[test]
+fn a_line_that_cannot_be_read_says_how_many_records_were_stored_before() -> Result<()> {
+    let (_dir, broker) = broker()?;
+    success(&broker.millstream(&["topic", "create", "t"])?)?;
+    let produce = |input: &str, flags: &[&str]| {
+        let mut command = broker.command()?;
+        command.args(["produce", "t", "--json"]).args(flags);
+        run(command, input.as_bytes(), WITHIN)
+    };
+    let input = "{\"value\":\"a\"}\n\n{\"value\":\"b\"}\n{oops\n{\"value\":\"c\"}\n";
+    let said = failure(&produce(input, &[])?, 1)?;
+    assert!(said.contains("2 records were stored") && said.contains("line 4"), "{said}");
+    let output = produce(input, &["-o", "json"])?;
+    failure(&output, 1)?;
+    let summary: Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!((&summary["records"], &summary["bytes"]), (&2.into(), &2.into()), "{summary}");
+    assert!(summary["error"].as_str().is_some_and(|it| it.contains("line 4")), "{summary}");
+    let blank = produce("\n{\"value\":\"d\"}\n \n", &["-o", "json"])?;
+    assert_eq!(json_of(&blank)?[0]["records"], 1);
+    let read = consume(&broker, "t", &[])?;
+    let values: Vec<_> = read.iter().map(|record| record["value"].clone()).collect();
+    assert_eq!(values, ["a", "b", "a", "b", "d"]);
+    Ok(())
+}
+
+#[test]
+fn what_the_flags_ask_for_in_vain_is_said_with_what_to_do() -> Result<()> {
+    let (dir, broker) = broker()?;
+    let misused = [
+        "bench --record-size 10",
+        "bench --dir d --bootstrap localhost:1",
+        "produce t --max-in-flight 100",
+        "produce t --batch-bytes 0",
+        "produce t --buffer-bytes 1",
+        "bench --max-in-flight 0",
+    ];
+    for words in misused {
+        let arguments: Vec<&str> = words.split(' ').collect();
+        let said = failure(&millstream(&arguments)?, 2)?;
+        assert!(said.contains("next: "), "{words}: {said}");
+    }
+    success(&broker.millstream(&["topic", "create", "t"])?)?;
+    let acks = dir.path().join("acks");
+    std::fs::write(&acks, "no log\n")?;
+    let path = |path: &Path| path.to_str().map(str::to_owned).context("a path that is no text");
+    let verify = format!("bench verify --ack-log {}", path(&acks)?);
+    let data = path(&dir.path().join("data"))?;
+    let serve = format!("serve --listen 127.0.0.1:0 --dir {data}");
+    let failed = [
+        ("produce t -f /nonexistent", "--file"),
+        ("produce t -p 9 -f /dev/stdin", "topic describe"),
+        (verify.as_str(), "--ack-log"),
+        (serve.as_str(), "--dir"),
+        ("topic delete nosuch", "topic list"),
+    ];
+    for (words, advice) in failed {
+        let mut command = broker.command()?;
+        command.args(words.split(' '));
+        let said = failure(&run(command, b"a\n", WITHIN)?, 1)?;
+        let next = said.split_once("next: ").map(|(_, next)| next);
+        assert!(next.is_some_and(|next| next.contains(advice)), "{words}: {said}");
+    }
+    let said = failure(&broker.millstream(&["topic", "alter", "t"])?, 2)?;
+    assert!(said.contains("--partitions") && said.contains("--reset"), "{said}");
+    let mut command = broker.command()?;
+    command.args(["produce", "nosuch"]);
+    let said = failure(&run(command, b"a\n", WITHIN)?, 1)?;
+    assert_eq!(said.matches("nosuch").count(), 1, "{said}");
     Ok(())
 }
 

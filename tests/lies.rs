@@ -140,3 +140,23 @@ async fn a_largest_timestamp_that_no_record_has_misleads_no_search() -> Result<(
     assert_eq!(from("@61")?, Vec::<u64>::new());
     Ok(())
 }
+
+/// What a topic asks of time it asks of each record, whatever the header says; and whose clock it
+/// was is not the producer's to say.
+#[tokio::test]
+async fn a_record_too_old_is_refused_in_new_company_and_so_is_the_brokers_time() -> Result<()> {
+    const NEW: i64 = 1_700_000_000_000;
+    let (_dir, broker, topic) = with_topic()?;
+    let config = "message.timestamp.before.max.ms=1000000000000";
+    success(&broker.millstream(&["topic", "alter", "t", "--config", config])?)?;
+    let mut liar = Liar::connect(&broker, topic).await?;
+    let mut stamped = batch(&[NEW])?;
+    stamped[COVERED_FROM + 1] |= 1 << 3;
+    for lie in [batch(&[1000, NEW])?, batch(&[NEW, 1000])?, stamped] {
+        let refused = liar.say(sealed(lie)).await?.err().context("a lie was stored")?;
+        ensure!(refused.code == ErrorCode::InvalidTimestamp, "{refused:?}");
+    }
+    liar.say(sealed(batch(&[NEW, -1, NEW])?)).await??;
+    ensure!(consume(&broker, "t", &[])?.len() == 3);
+    Ok(())
+}

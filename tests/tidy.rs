@@ -108,6 +108,12 @@ fn documents_can_be_found_from_the_first_page() -> Result<()> {
 }
 
 #[test]
+fn every_test_of_a_promise_is_on_the_page_of_tests() -> Result<()> {
+    require_none(&docs::untold_tests(&repository()?));
+    Ok(())
+}
+
+#[test]
 fn decisions_are_numbered_without_gaps() -> Result<()> {
     require_none(&docs::decisions(&repository()?));
     Ok(())

@@ -8,6 +8,8 @@ use crate::tree::{Tree, dir_of, is_under, resolve};
 const FIRST_PAGES: &[&str] = &["README.md", "ARCHITECTURE.md"];
 
 const DECISIONS: &str = "docs/adr";
+/// Says what is tested where.
+const TESTING: &str = "docs/testing.md";
 
 /// One link to a file of the repository.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,6 +58,20 @@ pub(crate) fn unreachable(tree: &Tree) -> Vec<String> {
         problems.push(format!("ARCHITECTURE.md does not say what `{}` is: add it", krate.dir));
     }
     problems
+}
+
+/// Tests of `tests/` that the table of docs/testing.md leaves out, so that nobody can tell what
+/// they are for.
+pub(crate) fn untold_tests(tree: &Tree) -> Vec<String> {
+    let page = tree.text(TESTING).unwrap_or("");
+    let tests = tree.paths().filter(|path| {
+        let name = path.strip_prefix("tests/").unwrap_or("/");
+        name.ends_with(".rs") && !name.contains('/')
+    });
+    tests
+        .filter(|path| !page.contains(&format!("`{path}`")))
+        .map(|path| format!("{TESTING} does not say what `{path}` tests: add a row"))
+        .collect()
 }
 
 /// Decisions are `docs/adr/NNNN-what.md`, counted from 0001, no number missing or used twice.
@@ -181,6 +197,22 @@ mod tests {
         assert_eq!(page("`core/low` [why](docs/adr/0001-a.md)"), Vec::<String>::new());
         assert_eq!(page("nothing").len(), 2);
         assert_eq!(unreachable(&tree(&[])).len(), 2);
+    }
+
+    #[test]
+    fn tests_are_told_on_their_page() {
+        let untold = |page: &str| {
+            untold_tests(&tree(&[
+                ("docs/testing.md", page),
+                ("tests/a.rs", ""),
+                ("tests/a/part.rs", ""),
+                ("tests/Cargo.toml", ""),
+                ("core/a.rs", ""),
+            ]))
+            .len()
+        };
+        assert_eq!(untold("| all | `tests/a.rs` |"), 0);
+        assert_eq!(untold("| nothing | `tests/a.r` |"), 1);
     }
 
     #[test]

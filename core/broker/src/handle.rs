@@ -354,7 +354,7 @@ impl PartitionHandle {
 /// Checks a batch as it came from a producer, all of it, before the partition's lock is taken: a
 /// batch whose records cannot be read would stop every consumer. May take long; see [`is_costly`].
 pub(crate) fn check(bytes: BytesMut) -> Result<IncomingBatch, ServiceError> {
-    let batch = IncomingBatch::validate(bytes, BATCH_BYTES_MAX)
+    let mut batch = IncomingBatch::validate(bytes, BATCH_BYTES_MAX)
         .map_err(|error| ServiceError::new(error.code(), error.to_string()))?;
     batch.check_records().map_err(|error| ServiceError::new(error.code(), error.to_string()))?;
     Ok(batch)

@@ -10,18 +10,7 @@ use millstream_client::{
 };
 
 use crate::output::note;
-
-/// The user pressed Ctrl-C.
-#[derive(Debug)]
-pub(crate) struct Interrupted;
-
-impl std::fmt::Display for Interrupted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("interrupted")
-    }
-}
-
-impl std::error::Error for Interrupted {}
+use crate::signals::Ended;
 
 /// A failure with its own advice.
 #[derive(Debug)]
@@ -42,8 +31,8 @@ impl std::fmt::Display for Advised {
 
 impl std::error::Error for Advised {}
 
-/// A failure with its own advice, as an error.
-pub(crate) fn advised(message: impl Into<String>, advice: impl Into<String>) -> Error {
+/// A failure with its own advice on what to do next, as an error.
+pub fn advised(message: impl Into<String>, advice: impl Into<String>) -> Error {
     Advised { message: message.into(), advice: advice.into(), is_misuse: false }.into()
 }
 
@@ -52,21 +41,28 @@ pub(crate) fn misused(message: impl Into<String>, advice: impl Into<String>) -> 
     Advised { message: message.into(), advice: advice.into(), is_misuse: true }.into()
 }
 
-/// 0 for success, and for a reader of standard output that has seen enough; 1 for a failure and 2
-/// for a wrong command line, which are explained on standard error.
+/// 0 for success, and for a reader of standard output that has seen enough; 1 for a failure, 2 for
+/// a wrong command line, and the signal's for one that ended the command, which are explained on
+/// standard error.
 pub(crate) fn exit_code(result: Result<(), Error>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             note(&explain(&error));
-            ExitCode::from(if is_misuse(&error) { 2 } else { 1 })
+            ExitCode::from(code_of(&error))
         }
     }
 }
 
-fn is_misuse(error: &Error) -> bool {
-    error.downcast_ref::<Advised>().is_some_and(|advised| advised.is_misuse)
+fn code_of(error: &Error) -> u8 {
+    if let Some(Ended(ending)) = error.downcast_ref() {
+        return ending.exit_code();
+    }
+    // Settings of producers and consumers come from flags.
+    let is_misuse = error.downcast_ref::<Advised>().is_some_and(|advised| advised.is_misuse)
+        || matches!(error.downcast_ref(), Some(BuildError::Setting { .. }));
+    if is_misuse { 2 } else { 1 }
 }
 
 fn is_broken_pipe(error: &Error) -> bool {
@@ -111,10 +107,11 @@ fn advice(error: &Error) -> Option<String> {
         }
         match cause.downcast_ref::<BuildError>() {
             Some(BuildError::Broker(error)) => return of_admin(error),
-            Some(BuildError::Setting { .. }) | None => {}
+            Some(BuildError::Setting { .. }) => return Some(SEE_HELP.to_owned()),
+            None => {}
         }
-        if let Some(SendError::Topic { error, .. }) = cause.downcast_ref::<SendError>() {
-            return of_admin(error);
+        if let Some(error) = cause.downcast_ref::<SendError>() {
+            return of_send(error);
         }
         if let Some(error) = cause.downcast_ref::<DeliveryError>() {
             return of_delivery(error);
@@ -125,6 +122,8 @@ fn advice(error: &Error) -> Option<String> {
 
 const START_ONE: &str = "start a broker with `millstream serve`, or name a running one with \
                          --bootstrap HOST:PORT (and its authority with --ca FILE)";
+
+const SEE_HELP: &str = "`--help` says what each flag takes";
 
 const MAKE_ROOM: &str = "make room on the broker's disk, or shorten retention.ms of a topic";
 
@@ -166,6 +165,12 @@ fn of_connect(error: &ConnectError) -> Option<String> {
 
 fn of_admin(error: &AdminError) -> Option<String> {
     match error {
+        // Not that of a record: what was asked for, or its answer, is too large for one message.
+        AdminError::Service { code: ErrorCode::LimitExceeded, .. } => Some(
+            "ask for fewer topics at a time; `millstream topic list` counts the partitions of one \
+             that has too many to be described"
+                .to_owned(),
+        ),
         AdminError::Service { code, .. } => Some(of_code(*code)),
         AdminError::TimedOut => Some(
             "try again; if the broker is busy, give it longer with --timeout, for example 60s"
@@ -226,6 +231,18 @@ fn of_code(code: ErrorCode) -> String {
     advice.to_owned()
 }
 
+fn of_send(error: &SendError) -> Option<String> {
+    match error {
+        SendError::Topic { error, .. } => of_admin(error),
+        SendError::UnknownPartition { .. } => Some(of_code(ErrorCode::UnknownPartition)),
+        SendError::RecordTooLarge { .. } => Some(of_code(ErrorCode::BatchTooLarge)),
+        SendError::InvalidTimestamp { .. } | SendError::TooManyHeaders { .. } => {
+            Some("correct the record, and produce it and those after it again".to_owned())
+        }
+        SendError::Closed => None,
+    }
+}
+
 fn of_delivery(error: &DeliveryError) -> Option<String> {
     // What was retried in vain is told by its words alone.
     let no_space = |reason: &str| {
@@ -268,6 +285,7 @@ mod tests {
     use millstream_client::AddressFailure;
 
     use super::*;
+    use crate::signals::Ending;
 
     fn unknown_topic() -> AdminError {
         AdminError::Service { code: ErrorCode::UnknownTopic, message: "no topic `x`".to_owned() }
@@ -326,9 +344,26 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_is_too_large_is_no_record_that_is() {
+        let message = "the response cannot be sent".to_owned();
+        let error = AdminError::Service { code: ErrorCode::LimitExceeded, message };
+        let text = explain(&error.into());
+        assert!(text.contains("topic list") && !text.contains("max.message.bytes"), "{text}");
+    }
+
+    #[test]
+    fn a_signal_has_its_own_exit_code() {
+        let ends = |ending| format!("{:?}", exit_code(Err(Ended(ending).into())));
+        assert_eq!(ends(Ending::Interrupt), format!("{:?}", ExitCode::from(130)));
+        assert_eq!(ends(Ending::Terminate), format!("{:?}", ExitCode::from(143)));
+    }
+
+    #[test]
     fn a_wrong_command_line_is_told_from_a_failure() {
         let ends = |error: Error| format!("{:?}", exit_code(Err(error)));
         assert_eq!(ends(misused("no topic is named", "name")), format!("{:?}", ExitCode::from(2)));
+        let setting = BuildError::Setting { setting: "batch_bytes", reason: "1 to 2".to_owned() };
+        assert_eq!(ends(setting.into()), format!("{:?}", ExitCode::from(2)));
         assert_eq!(ends(advised("no such topic", "name")), format!("{:?}", ExitCode::FAILURE));
     }
 }

@@ -15,6 +15,7 @@ mod json_record;
 mod output;
 mod own_broker;
 mod produce;
+mod signals;
 mod topic;
 mod usage;
 mod values;
@@ -24,17 +25,19 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 
 use args::{Cli, Command, ServeArgs};
+use signals::{Ended, Endings};
 
 pub use bench::{Schedule, Timer};
 pub use consume::{Piece, Template};
+pub use failure::advised;
 pub use output::{Format, OutputArgs};
 pub use own_broker::Ready;
 pub use usage::Usage;
 pub use values::{ByteSize, parse_timestamp_ms};
 
 /// Runs a command and returns the process's exit code: 0 it worked, 1 it failed, with the reason
-/// and what to do next on standard error. Parsing [`Cli`] ends the process with 2 where the command
-/// line is wrong.
+/// and what to do next on standard error, 2 where the command line is wrong, for which parsing
+/// [`Cli`] ends the process as well; 128 and its number for a signal that ended it.
 ///
 /// `serve` runs the broker until it is told to stop; it calls [`Ready::print`] once clients can
 /// connect.
@@ -53,12 +56,15 @@ fn run_client(command: Command) -> Result<()> {
         .build()
         .context("cannot start the runtime")?;
     // Ctrl-C is the only end that following a topic has.
-    let ends_by_interrupt = matches!(&command, Command::Consume(args) if args.follow);
+    let ends_by_signal = matches!(&command, Command::Consume(args) if args.follow);
     let result = runtime.block_on(async {
+        // From before the first process is started.
+        let mut endings = Endings::receive()?;
         tokio::select! {
             result = run_command(command) => result,
-            _ = tokio::signal::ctrl_c(), if ends_by_interrupt => Ok(()),
-            _ = tokio::signal::ctrl_c(), if !ends_by_interrupt => Err(failure::Interrupted.into()),
+            ending = endings.next() => {
+                if ends_by_signal { Ok(()) } else { Err(Ended(ending).into()) }
+            }
         }
     });
     // A read of standard input that never returns must not keep the process.

@@ -20,6 +20,9 @@ use crate::output::{Format, Out, note};
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a broker may take to end after SIGTERM before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a killed broker may take to be gone, and how often that is looked at.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+const KILL_INTERVAL: Duration = Duration::from_millis(5);
 /// How much of a broker's log is shown when it fails to start.
 const LOG_LINES_SHOWN: usize = 10;
 
@@ -60,7 +63,8 @@ pub(crate) struct Options {
     pub(crate) archive: Option<PathBuf>,
     /// The processors to pin it to, as taskset takes them.
     pub(crate) cpus: Option<String>,
-    /// Whether it is to go on when this process's terminal sends Ctrl-C.
+    /// Whether it is to go on after this process, and when its terminal sends Ctrl-C. Any other
+    /// ends when this process does, however that ends.
     pub(crate) detached: bool,
 }
 
@@ -82,7 +86,8 @@ impl OwnBroker {
             .open(&log_path)
             .with_context(|| format!("cannot write {}", log_path.display()))?;
         let mut command = command(options)?;
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        let stdin = if options.detached { Stdio::null() } else { Stdio::piped() };
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().context("cannot start a broker process")?;
         let pid = child.id().context("the broker ended at once")?;
         let stdout = child.stdout.take().context("the broker's output is not connected")?;
@@ -134,10 +139,18 @@ impl OwnBroker {
 }
 
 impl Drop for OwnBroker {
+    #[expect(clippy::disallowed_methods, reason = "a drop cannot await another process's end")]
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
             // It may have ended by itself; there is nobody to tell here.
             let _ended = child.start_kill().is_err();
+            // Its directory may be removed next: it must write there no more.
+            for _ in 0..KILL_TIMEOUT.as_millis() / KILL_INTERVAL.as_millis() {
+                if !matches!(child.try_wait(), Ok(None)) {
+                    return;
+                }
+                std::thread::sleep(KILL_INTERVAL);
+            }
         }
     }
 }
@@ -161,6 +174,8 @@ fn command(options: &Options) -> Result<Command> {
     }
     if options.detached {
         command.process_group(0);
+    } else {
+        command.arg("--end-with-stdin");
     }
     Ok(command)
 }

@@ -244,13 +244,14 @@ async fn delete(args: TopicDeleteArgs) -> Result<()> {
     let client = connect(&args.connection).await?;
     let mut out = Out::new(&args.output);
     for topic in &args.topics {
-        let result = match client.admin().delete_topic(topic).await {
-            Ok(()) => "deleted",
-            Err(AdminError::Service { code: ErrorCode::UnknownTopic, .. }) if args.if_exists => {
-                "did not exist"
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let existed = client.admin().delete_topic(topic).await?;
+        if !existed && !args.if_exists {
+            // What was done before is said first.
+            out.flush()?;
+            let message = format!("no topic `{topic}`");
+            return Err(AdminError::Service { code: ErrorCode::UnknownTopic, message }.into());
+        }
+        let result = if existed { "deleted" } else { "did not exist" };
         Changed { topic, id: None, result }.print(&mut out)?;
     }
     client.close().await;

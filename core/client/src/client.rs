@@ -58,8 +58,9 @@ impl ClientBuilder {
         }
     }
 
-    /// Addresses as host:port, tried in turn until one answers. Any broker of the cluster will
-    /// do; give several, so that one that is down does not matter.
+    /// Addresses as host:port, tried in turn, each a quarter of a second after the one before,
+    /// until one answers. Any broker of the cluster will do; give several, so that one that is
+    /// down does not matter.
     #[must_use]
     pub fn bootstrap(mut self, addresses: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.bootstrap.extend(addresses.into_iter().map(Into::into));
@@ -115,7 +116,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects to the first bootstrap address that answers.
+    /// Connects to the bootstrap address that answers first.
     ///
     /// # Errors
     /// A setting or a certificate is unusable; or no address answered: the error lists each

@@ -97,16 +97,13 @@ impl Cluster {
         self.request_timeout
     }
 
-    /// Connects to the first bootstrap address that answers.
+    /// Connects to the bootstrap address that answers first.
     pub(crate) async fn bootstrap(&self) -> Result<(), ConnectError> {
         let mut failures = Vec::new();
-        for address in &self.bootstrap {
-            match self.connections.for_requests(address).await {
-                Ok(_) => return Ok(()),
-                Err(reason) => failures.push(AddressFailure { address: address.clone(), reason }),
-            }
+        match self.connections.any_for_requests(&self.bootstrap, &mut failures).await {
+            Some(_) => Ok(()),
+            None => Err(ConnectError::Unreachable { failures: AddressFailures(failures) }),
         }
-        Err(ConnectError::Unreachable { failures: AddressFailures(failures) })
     }
 
     /// A place for one stream to `endpoint`; in words why there is none.
@@ -141,11 +138,15 @@ impl Cluster {
         timed.unwrap_or(Err(last_error))
     }
 
-    /// Asks each known address once, those with a connection first.
+    /// Asks each known address once, those with a connection first; of the others whichever
+    /// connects first.
     async fn call_once(&self, request: &Request) -> Result<Response, AdminError> {
-        let mut failures = Vec::new();
-        for address in self.addresses() {
-            match self.call_at(&address, request).await {
+        let mut failures: Vec<AddressFailure> = Vec::new();
+        let mut addresses = self.addresses();
+        while let Some((address, connection)) =
+            self.connections.any_for_requests(&addresses, &mut failures).await
+        {
+            match Box::pin(connection.request(request, self.request_timeout)).await {
                 Ok(response) => return Ok(response),
                 Err(CallError::Service(error)) => return Err(service_error(error)),
                 Err(CallError::Protocol(reason)) => return Err(AdminError::Protocol { reason }),
@@ -154,6 +155,7 @@ impl Cluster {
                     failures.push(AddressFailure { address, reason: error.to_string() });
                 }
             }
+            addresses.retain(|address| failures.iter().all(|failed| failed.address != *address));
         }
         Err(AdminError::Unreachable { failures: AddressFailures(failures) })
     }

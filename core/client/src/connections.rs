@@ -3,12 +3,17 @@
 //! last stream.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use millstream_net::{Connection, Connector};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::AddressFailure;
 
 /// Addresses that a client keeps apart; more than brokers that a cluster may list is never met.
 const ADDRESSES_MAX: usize = 10_000;
@@ -18,6 +23,10 @@ const CONNECTIONS_PER_ENDPOINT_MAX: usize = 64;
 /// Streams of a connection that sessions leave to requests: at most so many, and a quarter where
 /// the broker allows few.
 const REQUEST_STREAMS_MAX: u32 = 64;
+
+/// How long one endpoint is given to connect before the next is tried beside it (RFC 8305's
+/// recommendation for addresses of one host).
+const NEXT_ENDPOINT_DELAY: Duration = Duration::from_millis(250);
 
 /// One connection and the room that it has for sessions.
 #[derive(Debug)]
@@ -91,6 +100,39 @@ impl Connections {
         let slot = self.slot(endpoint);
         let mut slot = slot.lock().await;
         Ok(self.first(&mut slot, endpoint).await?.connection.clone())
+    }
+
+    /// A connection for requests to any of these endpoints, with its endpoint. Each is given a
+    /// moment before the next is tried beside it, so that one that is silent costs no more than
+    /// that; the first to connect is taken. `None` when there are none, or none that connects: why
+    /// not stands in `failures` then, as does whatever failed before.
+    pub(crate) async fn any_for_requests(
+        &self,
+        endpoints: &[String],
+        failures: &mut Vec<AddressFailure>,
+    ) -> Option<(String, Connection)> {
+        let mut endpoints = endpoints.iter();
+        let mut attempts = Vec::new();
+        loop {
+            if let Some(endpoint) = endpoints.next() {
+                attempts.push((endpoint, Box::pin(self.for_requests(endpoint))));
+            } else if attempts.is_empty() {
+                return None;
+            }
+            let ended = poll_fn(|cx| first_ended(&mut attempts, cx));
+            let (endpoint, result) = if endpoints.len() == 0 {
+                ended.await
+            } else {
+                match tokio::time::timeout(NEXT_ENDPOINT_DELAY, ended).await {
+                    Ok(ended) => ended,
+                    Err(_elapsed) => continue,
+                }
+            };
+            match result {
+                Ok(connection) => return Some((endpoint.clone(), connection)),
+                Err(reason) => failures.push(AddressFailure { address: endpoint.clone(), reason }),
+            }
+        }
     }
 
     /// A place for one stream to `endpoint`, on a new connection if the present ones are full; in
@@ -174,6 +216,22 @@ impl Connections {
         tracing::debug!(endpoint, "connected");
         Ok(Lane::new(connection))
     }
+}
+
+/// Takes the first attempt that has ended out of `attempts`, with its result.
+fn first_ended<K: Copy, F: Future + Unpin>(
+    attempts: &mut Vec<(K, F)>,
+    cx: &mut Context<'_>,
+) -> Poll<(K, F::Output)> {
+    for at in 0..attempts.len() {
+        let (key, attempt) = &mut attempts[at];
+        if let Poll::Ready(output) = Pin::new(attempt).poll(cx) {
+            let key = *key;
+            drop(attempts.remove(at));
+            return Poll::Ready((key, output));
+        }
+    }
+    Poll::Pending
 }
 
 /// Locks; every change under this lock is complete before anything that could panic.

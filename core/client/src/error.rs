@@ -196,7 +196,7 @@ pub enum SendError {
         partitions: u32,
     },
     /// The topic's partitions could not be learnt.
-    #[error("topic {topic}: {error}")]
+    #[error("{}", of_topic(topic, error))]
     Topic {
         /// The topic.
         topic: Arc<str>,
@@ -206,6 +206,12 @@ pub enum SendError {
     /// The producer was closed.
     #[error("the producer is closed")]
     Closed,
+}
+
+/// The error with its topic, which most name themselves.
+fn of_topic(topic: &str, error: &AdminError) -> String {
+    let text = error.to_string();
+    if text.contains(topic) { text } else { format!("topic {topic}: {text}") }
 }
 
 impl SendError {

@@ -6,10 +6,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use millstream_broker::BrokerConfig;
+use millstream_broker::{BrokerConfig, DirectoryError, RunError};
 use millstream_cli::Ready;
 use millstream_cli::args::{Cli, Command, ServeArgs};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -44,19 +45,54 @@ fn serve(args: &ServeArgs) -> Result<()> {
             tracing::warn!(%error, "cannot say on standard output that the broker is ready");
         }
     };
+    let stdin_ended = args.end_with_stdin.then(end_of_stdin);
     millstream_broker::run(&config, args.repair, ready, async || {
-        if let Err(error) = asked_to_stop().await {
+        if let Err(error) = asked_to_stop(stdin_ended).await {
             tracing::error!(%error, "stopping, since signals cannot be received");
         }
-    })?;
-    Ok(())
+    })
+    .map_err(with_advice)
 }
 
-/// Returns on SIGTERM or Ctrl-C.
-async fn asked_to_stop() -> Result<()> {
+/// What to do where the broker's own words do not say it.
+fn with_advice(error: RunError) -> anyhow::Error {
+    let advice = match &error {
+        RunError::Directory { source: DirectoryError::Open(_), .. } => {
+            "stop the broker that uses it and see that it may be written, or choose another \
+             directory with --dir"
+        }
+        RunError::Directory { source: DirectoryError::NotOurs { .. }, .. } => {
+            "choose another directory with --dir"
+        }
+        _ => return error.into(),
+    };
+    millstream_cli::advised(error.to_string(), advice)
+}
+
+/// Returns on SIGTERM or Ctrl-C, or when standard input has ended, if that is looked at.
+async fn asked_to_stop(stdin_ended: Option<oneshot::Receiver<()>>) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot receive SIGTERM")?;
+    let ended = async {
+        match stdin_ended {
+            Some(ended) => drop(ended.await),
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         _ = terminate.recv() => Ok(()),
         interrupt = tokio::signal::ctrl_c() => interrupt.context("cannot receive Ctrl-C"),
+        () = ended => Ok(()),
     }
+}
+
+/// Completes when standard input ends. A thread of its own waits for that, which no runtime waits
+/// for: it ends with the process at the latest.
+fn end_of_stdin() -> oneshot::Receiver<()> {
+    let (ended, receiver) = oneshot::channel();
+    std::thread::spawn(move || {
+        // An input that cannot be read has ended as well.
+        drop(std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()));
+        ended.send(())
+    });
+    receiver
 }

@@ -4,7 +4,7 @@ use millstream_log::LogConfig;
 use millstream_replica::ReplicaConfig;
 use millstream_types::TimestampMs;
 use millstream_types::limits::TIMESTAMP_MS_MAX;
-use millstream_wire::batch::BatchHeader;
+use millstream_wire::IncomingBatch;
 
 /// Whose clock stamps records, and how far a producer's may be off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,15 +21,17 @@ pub enum TimestampPolicy {
 }
 
 impl TimestampPolicy {
-    /// Whether a batch's timestamps may stand at `now`.
-    pub(crate) fn admits(self, header: &BatchHeader, now: TimestampMs) -> bool {
+    /// A timestamp of the batch that may not stand at `now`, if there is one: its records lie
+    /// between the least and the largest. Records without a timestamp may always stand.
+    pub(crate) fn refused(self, batch: &IncomingBatch, now: TimestampMs) -> Option<TimestampMs> {
         let Self::CreateTime { before_max_ms, after_max_ms } = self else {
-            return true;
+            return None;
         };
-        header.max_timestamp.0 <= TIMESTAMP_MS_MAX
-            && header.max_timestamp.since_ms(now) <= after_max_ms
-            && (header.max_timestamp == TimestampMs::NONE
-                || now.since_ms(header.max_timestamp) <= before_max_ms)
+        let (least, largest) = (batch.min_timestamp(), batch.header().max_timestamp);
+        if largest.0 > TIMESTAMP_MS_MAX || largest.since_ms(now) > after_max_ms {
+            return Some(largest);
+        }
+        (least != TimestampMs::NONE && now.since_ms(least) > before_max_ms).then_some(least)
     }
 }
 

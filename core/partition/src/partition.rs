@@ -12,7 +12,7 @@ use millstream_replica::{
     Action, Admission, Durability, Input, Positions, ProducerTable, Refusal, Replica, SnapshotError,
 };
 use millstream_types::{ErrorCode, LeaderEpoch, Offset, TimestampMs};
-use millstream_wire::batch::{BatchError, IncomingBatch};
+use millstream_wire::batch::{BatchError, IncomingBatch, TimestampType};
 
 use crate::config::{PartitionConfig, TimestampPolicy};
 
@@ -44,10 +44,13 @@ pub enum AppendError {
     /// It is of a kind that only brokers write, or that is not supported.
     #[error("{0}")]
     Unsupported(&'static str),
+    /// It says that its timestamps are a broker's.
+    #[error("a producer's batch has the producer's timestamps, not LogAppendTime")]
+    TimestampType,
     /// Its timestamps are too far from the broker's clock, or cannot be kept.
     #[error("timestamp {timestamp} is out of the topic's range around the broker's time {now}")]
     Timestamp {
-        /// The batch's largest timestamp.
+        /// The one that is too far off: the batch's largest, or the least of its records.
         timestamp: TimestampMs,
         /// The broker's clock.
         now: TimestampMs,
@@ -87,7 +90,7 @@ impl AppendError {
         match self {
             Self::Batch(error) => error.code(),
             Self::Unsupported(_) => ErrorCode::UnsupportedBatch,
-            Self::Timestamp { .. } => ErrorCode::InvalidTimestamp,
+            Self::TimestampType | Self::Timestamp { .. } => ErrorCode::InvalidTimestamp,
             Self::Refused(refusal) => refusal.code(),
             Self::Log(error) => match error {
                 millstream_log::AppendError::NoSpace => ErrorCode::NoSpace,
@@ -210,14 +213,18 @@ impl Partition {
         if attributes.is_transactional() {
             return Err(AppendError::Unsupported("transactions are not supported yet"));
         }
-        if !self.config.timestamps.admits(batch.header(), now) {
-            return Err(AppendError::Timestamp { timestamp: batch.header().max_timestamp, now });
+        if attributes.timestamp_type() == TimestampType::LogAppendTime {
+            return Err(AppendError::TimestampType);
         }
-        let (base_offset, epoch) = match self.replica.admit(batch.header())? {
-            Admission::Place { base_offset, epoch } => (base_offset, epoch),
-            Admission::Duplicate { base_offset, next_offset } => {
+        let refused = self.config.timestamps.refused(&batch, now);
+        let (base_offset, epoch) = match (self.replica.admit(batch.header()), refused) {
+            // What is there stays acknowledged, however late it is sent again.
+            (Ok(Admission::Duplicate { base_offset, next_offset }), _) => {
                 return Ok(Placed { base_offset, next_offset, append_time: None, duplicate: true });
             }
+            (_, Some(timestamp)) => return Err(AppendError::Timestamp { timestamp, now }),
+            (Ok(Admission::Place { base_offset, epoch }), None) => (base_offset, epoch),
+            (Err(refusal), None) => return Err(refusal.into()),
         };
         let append_time = match self.config.timestamps {
             TimestampPolicy::CreateTime { .. } => None,

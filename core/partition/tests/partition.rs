@@ -15,7 +15,8 @@ use millstream_log::{Context, LogConfig, LogShared, ReadPlan, SharedLimits};
 use millstream_partition::{AppendError, Partition, PartitionConfig, TimestampPolicy};
 use millstream_replica::{Durability, ReplicaConfig};
 use millstream_types::{
-    BrokerId, LeaderEpoch, Offset, PartitionIndex, TimestampMs, TopicId, TopicPartition,
+    BrokerId, ErrorCode, LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId,
+    TimestampMs, TopicId, TopicPartition,
 };
 use millstream_wire::{Batch, BatchBuilder, BatchError, Codec, IncomingBatch, ProducerStamp};
 
@@ -189,6 +190,68 @@ fn a_batch_out_of_time_or_too_large_is_refused_and_leaves_nothing() {
     assert_eq!(bench.partition.positions().end, Offset::ZERO);
     for at in [NOW.0 - 1000, NOW.0 + 100] {
         bench.partition.append(NOW, batch(TimestampMs(at), 10)).unwrap();
+    }
+}
+
+fn batch_of(records: &[TimestampMs], stamp: ProducerStamp) -> BytesMut {
+    let mut builder = BatchBuilder::new(Codec::None, 0);
+    for at in records {
+        builder.append(*at, None, Some(b"value"), &[]).unwrap();
+    }
+    BytesMut::from(&builder.build(stamp).unwrap()[..])
+}
+
+fn checked(bytes: BytesMut) -> IncomingBatch {
+    let mut batch = IncomingBatch::validate(bytes, usize::MAX).unwrap();
+    batch.check_records().unwrap();
+    batch
+}
+
+#[test]
+fn every_record_is_within_time_not_the_latest_alone() {
+    let mut bench = bench(1, 100, config(CREATE_TIME));
+    let old = TimestampMs(NOW.0 - 1001);
+    for records in [[old, NOW], [NOW, old]] {
+        let batch = checked(batch_of(&records, ProducerStamp::NONE));
+        let refused = bench.partition.append(NOW, batch);
+        let names_it = matches!(
+            refused,
+            Err(AppendError::Timestamp { timestamp, now }) if (timestamp, now) == (old, NOW)
+        );
+        assert!(names_it, "{refused:?}");
+    }
+    assert_eq!(bench.partition.positions().end, Offset::ZERO);
+    // A record without a timestamp is not an old one.
+    for records in [[TimestampMs::NONE, NOW], [TimestampMs::NONE; 2]] {
+        let batch = checked(batch_of(&records, ProducerStamp::NONE));
+        bench.partition.append(NOW, batch).unwrap();
+    }
+}
+
+#[test]
+fn a_batch_that_is_sent_again_too_late_keeps_its_place() {
+    let mut bench = bench(1, 100, config(CREATE_TIME));
+    let stamp =
+        |base_sequence| ProducerStamp { id: ProducerId(7), epoch: ProducerEpoch(0), base_sequence };
+    let first = batch_of(&[NOW], stamp(0));
+    let placed = bench.partition.append(NOW, checked(first.clone())).unwrap();
+    let later = TimestampMs(NOW.0 + 5000);
+    let again = bench.partition.append(later, checked(first)).unwrap();
+    assert_eq!((again.base_offset, again.duplicate), (placed.base_offset, true));
+    let refused = bench.partition.append(later, checked(batch_of(&[NOW], stamp(1))));
+    assert!(matches!(refused, Err(AppendError::Timestamp { .. })), "{refused:?}");
+}
+
+#[test]
+fn a_batch_that_calls_its_time_the_brokers_is_refused() {
+    for timestamps in [CREATE_TIME, TimestampPolicy::LogAppendTime] {
+        let mut bench = bench(1, 100, config(timestamps));
+        let mut batch = checked(batch_of(&[NOW], ProducerStamp::NONE));
+        batch.set_log_append_time(NOW);
+        let refused = bench.partition.append(NOW, batch).unwrap_err();
+        assert!(matches!(refused, AppendError::TimestampType), "{refused:?}");
+        assert_eq!(refused.code(), ErrorCode::InvalidTimestamp);
+        assert_eq!(bench.partition.positions().end, Offset::ZERO);
     }
 }
 

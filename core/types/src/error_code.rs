@@ -77,7 +77,7 @@ codes! {
     CorruptBatch = 16, "corrupt-batch", false;
     /// A batch is larger than the topic takes.
     BatchTooLarge = 17, "batch-too-large", false;
-    /// A timestamp is too far in the future or in the past, or cannot be kept in microseconds.
+    /// A timestamp is too far off, cannot be kept in microseconds, or is said to be the broker's.
     InvalidTimestamp = 18, "invalid-timestamp", false;
     /// An idempotent producer's sequence skipped records.
     OutOfOrderSequence = 19, "out-of-order-sequence", false;

@@ -105,6 +105,7 @@ impl Batch {
 pub struct IncomingBatch {
     header: BatchHeader,
     bytes: BytesMut,
+    min_timestamp: Option<TimestampMs>,
 }
 
 impl IncomingBatch {
@@ -121,7 +122,7 @@ impl IncomingBatch {
         let header = BatchHeader::parse(&bytes)?;
         check_whole(&header, &bytes)?;
         check_new(&header)?;
-        Ok(Self { header, bytes })
+        Ok(Self { header, bytes, min_timestamp: None })
     }
 
     /// The header as the producer wrote it; its base offset and leader epoch mean nothing yet.
@@ -132,14 +133,27 @@ impl IncomingBatch {
 
     /// Decodes every record: lengths, offsets that are the base offset, the next and so on without
     /// a gap, and timestamps that can be kept in microseconds and are not above the header's
-    /// largest. That some record has that one is not checked.
+    /// largest. That some record has that one is not checked. The least timestamp is noted, see
+    /// [`IncomingBatch::min_timestamp`].
     ///
     /// # Errors
     /// Of the first record that is wrong.
-    pub fn check_records(&self) -> Result<(), RecordError> {
+    pub fn check_records(&mut self) -> Result<(), RecordError> {
         // As many records as offsets, each offset above the one before and none above the last:
         // there is no room for a gap.
-        record::check_records(&self.header, &self.bytes[BATCH_HEADER_BYTES..])
+        let records = &self.bytes[BATCH_HEADER_BYTES..];
+        self.min_timestamp = Some(record::check_records(&self.header, records)?);
+        Ok(())
+    }
+
+    /// The least timestamp of the records that have one, [`TimestampMs::NONE`] where none has; as
+    /// the records say after [`IncomingBatch::check_records`], before it the header's largest.
+    #[must_use]
+    pub const fn min_timestamp(&self) -> TimestampMs {
+        match self.min_timestamp {
+            Some(timestamp) => timestamp,
+            None => self.header.max_timestamp,
+        }
     }
 
     /// Gives every record the broker's time and takes the CRC anew. The records' own timestamps

@@ -228,8 +228,12 @@ impl Iterator for Records {
 
 impl std::iter::FusedIterator for Records {}
 
-/// Decodes every record of a producer's batch and keeps none.
-pub(crate) fn check_records(header: &BatchHeader, stored: &[u8]) -> Result<(), RecordError> {
+/// Decodes every record of a producer's batch and keeps none. Returns the least timestamp of those
+/// that have one, [`TimestampMs::NONE`] where none has.
+pub(crate) fn check_records(
+    header: &BatchHeader,
+    stored: &[u8],
+) -> Result<TimestampMs, RecordError> {
     let decompressed;
     let mut rest = match header.attributes.codec() {
         Codec::None => stored,
@@ -238,6 +242,7 @@ pub(crate) fn check_records(header: &BatchHeader, stored: &[u8]) -> Result<(), R
             &decompressed[..]
         }
     };
+    let mut least: Option<TimestampMs> = None;
     let mut decoder = Decoder::new(header);
     while let Some(decoded) = decoder.next(&mut rest) {
         let record = decoded?;
@@ -250,6 +255,10 @@ pub(crate) fn check_records(header: &BatchHeader, stored: &[u8]) -> Result<(), R
             let (index, timestamp_ms) = (decoder.index - 1, record.timestamp.0);
             return Err(RecordError::MaxTimestamp { index, timestamp_ms });
         }
+        if record.timestamp != TimestampMs::NONE {
+            let timestamp = record.timestamp;
+            least = Some(least.map_or(timestamp, |least| least.min(timestamp)));
+        }
     }
-    Ok(())
+    Ok(least.unwrap_or(TimestampMs::NONE))
 }

@@ -35,7 +35,7 @@ fn exercise(data: &[u8]) {
         read(&batch);
         rest = after;
     }
-    if let Ok(incoming) = IncomingBatch::validate(BytesMut::from(data), data.len()) {
+    if let Ok(mut incoming) = IncomingBatch::validate(BytesMut::from(data), data.len()) {
         let sound = incoming.check_records().is_ok();
         let batch = incoming.assign(Offset::ZERO, LeaderEpoch(1));
         Batch::validate(batch.bytes().clone()).expect("placing a batch keeps it valid");

@@ -308,7 +308,7 @@ async fn a_jump_gives_up_what_was_fetched_ahead() {
 #[tokio::test]
 async fn the_room_of_a_consumer_that_stopped_goes_to_others() {
     // Room for one row group ahead.
-    let (_bench, cache, mut readers) = readers(2, 12 << 20).await;
+    let (_bench, cache, mut readers) = readers(2, 11 << 20).await;
     for reader in &mut readers {
         let first = reader.read(Offset::ZERO, AMPLE).await.unwrap();
         reader.read(first.next, AMPLE).await.unwrap();

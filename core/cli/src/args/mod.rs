@@ -49,7 +49,8 @@ Examples:
   echo 'alice:hello' | millstream produce orders --key-separator :
   millstream consume orders --from earliest --follow
 
-Exit codes: 0 it worked, 1 it failed (standard error says why), 2 the command line is wrong."
+Exit codes: 0 it worked, 1 it failed (standard error says why), 2 the command line is wrong;
+130, 143 and 129 it was ended by Ctrl-C, SIGTERM or a hangup."
 )]
 pub struct Cli {
     /// What to do.

@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Result;
 use clap::Args;
+use millstream_types::limits;
 use millstream_wire::Codec;
 
 use super::ConnectionArgs;
 use super::bench::Acks;
+use crate::failure::misused;
 use crate::output::OutputArgs;
 use crate::values::ByteSize;
 
@@ -43,15 +46,53 @@ pub struct BatchingArgs {
     pub max_in_flight: usize,
 }
 
+impl BatchingArgs {
+    /// What the flags cannot say of themselves, before a broker is looked for.
+    pub(crate) fn check(&self) -> Result<()> {
+        let least = ByteSize(limits::BATCH_HEADER_BYTES as u64 + 1);
+        let most = ByteSize(limits::BATCH_BYTES_MAX as u64);
+        let batch = self.batch_bytes;
+        let in_flight_max = limits::PRODUCER_BATCHES_KEPT;
+        let checks = [
+            (
+                (least..=most).contains(&batch),
+                format!("--batch-bytes {batch} is no size of a batch"),
+                format!("choose from {least} to {most}"),
+            ),
+            (
+                self.buffer_bytes >= batch,
+                format!("--buffer-bytes {} does not hold a batch", self.buffer_bytes),
+                format!("choose {batch} or more, or less for --batch-bytes"),
+            ),
+            (
+                (1..=in_flight_max).contains(&self.max_in_flight),
+                format!("--max-in-flight {} is not possible", self.max_in_flight),
+                format!("choose from 1 to {in_flight_max}: brokers recognise so many duplicates"),
+            ),
+            (
+                !self.delivery_timeout.is_zero(),
+                "--delivery-timeout 0 leaves no time to deliver".to_owned(),
+                "choose a longer one, such as 30s".to_owned(),
+            ),
+        ];
+        for (holds, message, advice) in checks {
+            if !holds {
+                return Err(misused(message, advice));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Append records to a topic
 ///
 /// Reads standard input, or the files named with --file: one record a line, unless told otherwise.
 /// Records of one key go to one partition and keep their order; records without a key are spread.
-/// Returns once every record is acknowledged; on the first that cannot be stored it stops, names
-/// that record and exits with 1.
+/// Returns once every record is acknowledged; on the first that cannot be read or stored it stops,
+/// says where that stands and how many were stored, and exits with 1.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
-JSON input, one object a line; every field may be left out:
+JSON input, one object a line, blank lines aside; every field may be left out:
   {\"key\":\"alice\",\"value\":\"hi\",\"headers\":[[\"trace\",\"7\"]],\"timestamp\":1700000000000}
   `value` and `key` are text, or any JSON value, which is then stored as compact JSON; null is none.
   `value_base64` and `key_base64` hold bytes that are no text. `headers` may be an object, too.

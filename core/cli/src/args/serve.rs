@@ -86,6 +86,9 @@ pub struct ServeArgs {
     /// [env: MILLSTREAM_BROKER__NETWORK_THREADS]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub network_threads: Option<u16>,
+    /// Stop when standard input ends: whoever started the broker holds it, and may be killed
+    #[arg(long, hide = true)]
+    pub end_with_stdin: bool,
     /// How to print.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -93,7 +96,7 @@ pub struct ServeArgs {
 
 impl ServeArgs {
     /// The flags that were given, as `section.key` of the broker's config and a TOML value.
-    /// --config, --repair and --output are no settings and not among them.
+    /// --config, --repair, --end-with-stdin and --output are no settings and not among them.
     #[must_use]
     pub fn overrides(&self) -> Vec<(String, String)> {
         let text = |value: &dyn std::fmt::Display| {

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use millstream_types::limits::TOPIC_PARTITIONS_MAX;
 
 use super::ConnectionArgs;
@@ -120,6 +120,7 @@ pub struct TopicDescribeArgs {
 /// Settings that are not named keep their value. New partitions start empty; keys move to them, so
 /// the order of a key's records across the change is not kept.
 #[derive(Args, Clone, Debug)]
+#[command(group = ArgGroup::new("change").required(true).multiple(true))]
 #[command(after_help = "\
 Examples:
   millstream topic alter orders --config retention.ms=86400000
@@ -129,21 +130,17 @@ pub struct TopicAlterArgs {
     /// The topic to change
     pub topic: String,
     /// A setting to change; may be given several times
-    #[arg(
-        short,
-        long,
-        value_name = "NAME=VALUE",
-        required_unless_present_any = ["reset", "partitions"]
-    )]
+    #[arg(short, long, value_name = "NAME=VALUE", group = "change")]
     pub config: Vec<ConfigAssignment>,
     /// A setting to put back to its default; may be given several times
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", group = "change")]
     pub reset: Vec<String>,
     /// Grow to this many partitions; never fewer than there are
     #[arg(
         short,
         long,
         value_name = "COUNT",
+        group = "change",
         value_parser = clap::value_parser!(u32).range(1..=i64::from(TOPIC_PARTITIONS_MAX))
     )]
     pub partitions: Option<u32>,

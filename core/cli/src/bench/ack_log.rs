@@ -10,6 +10,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::failure::advised;
+
 const FORMAT: &str = "millstream-ack-log";
 const VERSION: u32 = 1;
 /// A run is written when it has so many acknowledgements, so that a crash of the load loses few.
@@ -115,11 +117,13 @@ fn write_line(out: &mut impl std::io::Write, value: &impl Serialize) -> Result<(
 
 /// Reads a log: its header, and the runs of each partition by offset.
 pub(super) fn read(path: &Path) -> Result<(Header, Vec<Vec<Run>>)> {
-    let file = OpenOptions::new()
-        .read(true)
-        .open(path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    parse(BufReader::new(file)).with_context(|| format!("cannot read {}", path.display()))
+    let opened = OpenOptions::new().read(true).open(path).map_err(anyhow::Error::from);
+    opened.and_then(|file| parse(BufReader::new(file))).map_err(|error| {
+        advised(
+            format!("cannot read {}: {error:#}", path.display()),
+            "name a file that `millstream bench --ack-log FILE` wrote",
+        )
+    })
 }
 
 fn parse(reader: impl std::io::BufRead) -> Result<(Header, Vec<Vec<Run>>)> {

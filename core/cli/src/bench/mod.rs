@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use millstream_client::Client;
 use millstream_env::clock::{Clock as _, SystemClock};
 use millstream_types::limits::BATCH_BYTES_MAX;
@@ -28,7 +28,7 @@ use tokio::task::{JoinSet, LocalSet};
 
 use crate::args::{BenchAction, BenchArgs, BenchMode, LoadArgs};
 use crate::connect::connect;
-use crate::failure::advised;
+use crate::failure::misused;
 use crate::output::{Out, Progress};
 
 use latency::Latencies;
@@ -55,15 +55,18 @@ pub(crate) async fn run(args: BenchArgs) -> Result<()> {
 fn check(args: &LoadArgs) -> Result<()> {
     let size = args.record_size.as_usize();
     if !(payload::STAMP_BYTES..=BATCH_BYTES_MAX / 2).contains(&size) {
-        return Err(advised(
+        return Err(misused(
             format!("--record-size {} cannot be measured", args.record_size),
             format!("choose from {} to {} bytes", payload::STAMP_BYTES, BATCH_BYTES_MAX / 2),
         ));
     }
     if args.dir.is_some() && !args.connection.bootstrap.is_empty() {
-        bail!("--dir is for an own broker, --bootstrap names another one");
+        return Err(misused(
+            "--dir is for an own broker, --bootstrap (or MILLSTREAM_BOOTSTRAP) names another one",
+            "leave one of them out",
+        ));
     }
-    Ok(())
+    args.batching.check()
 }
 
 async fn run_load(args: LoadArgs) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, bail};
 use millstream_client::{OffsetSpec, Start};
 use serde::Serialize;
 
@@ -10,6 +10,7 @@ use super::ack_log::{self, Run};
 use super::payload;
 use crate::args::BenchVerifyArgs;
 use crate::connect::connect;
+use crate::failure::advised;
 use crate::output::{Out, Progress};
 use crate::values::human_count;
 
@@ -113,6 +114,13 @@ impl Check {
     }
 }
 
+const REPORT_IT: &str = "keep the broker's data directory, its log and the acknowledgement log, \
+                         and report what was found";
+
+fn reported(fault: Fault) -> Error {
+    advised(fault.to_string(), REPORT_IT)
+}
+
 pub(super) async fn run(args: BenchVerifyArgs) -> Result<()> {
     let (header, runs) = ack_log::read(&args.ack_log)?;
     let acknowledged: u64 = runs.iter().flatten().map(|run| run.count).sum();
@@ -141,7 +149,8 @@ pub(super) async fn run(args: BenchVerifyArgs) -> Result<()> {
         let mut records = batch.records()?;
         while let Some(record) = records.next_ref() {
             let record = record?;
-            check.add(record.offset.value(), record.value.unwrap_or_default())?;
+            let value = record.value.unwrap_or_default();
+            check.add(record.offset.value(), value).map_err(reported)?;
             records_read += 1;
         }
         if left.get(&batch.partition()).is_some_and(|end| batch.next_offset() >= *end) {
@@ -151,11 +160,12 @@ pub(super) async fn run(args: BenchVerifyArgs) -> Result<()> {
     }
     drop(progress);
     for check in &checks {
-        check.finish()?;
+        check.finish().map_err(reported)?;
     }
     let found: u64 = checks.iter().map(|check| check.acknowledged).sum();
     if found != acknowledged {
-        bail!("{acknowledged} records were acknowledged, {found} are there");
+        let message = format!("{acknowledged} records were acknowledged, {found} are there");
+        return Err(advised(message, REPORT_IT));
     }
     consumer.close().await;
     client.close().await;

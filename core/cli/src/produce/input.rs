@@ -1,12 +1,11 @@
 //! Where records come from: standard input or files; lines, JSON lines, or whole files.
 
 use std::collections::VecDeque;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use millstream_types::limits::BATCH_BYTES_MAX;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 
@@ -15,6 +14,8 @@ use crate::failure::advised;
 use crate::json_record::{self, InputRecord};
 
 const READ_BUFFER_BYTES: usize = 256 * 1024;
+
+const TOO_LONG: &str = "split it; --lines takes each line of a file as a record";
 
 /// How bytes become records.
 #[derive(Clone, Debug)]
@@ -64,6 +65,10 @@ impl Input {
                     self.lines = None;
                     continue;
                 };
+                // Between JSON lines a blank one is nothing; of plain lines it is a record.
+                if matches!(self.shape, Shape::Json) && line.trim_ascii().is_empty() {
+                    continue;
+                }
                 let source: Arc<str> = format!("{}, line {}", lines.name, lines.number).into();
                 let record =
                     parse(&self.shape, line).with_context(|| format!("cannot read {source}"))?;
@@ -90,7 +95,12 @@ fn parse(shape: &Shape, line: Vec<u8>) -> Result<InputRecord> {
         Shape::Lines { separator: Some(separator), .. } => {
             let separator_bytes = separator.as_bytes();
             let found = line.windows(separator_bytes.len()).position(|w| w == separator_bytes);
-            let Some(at) = found else { bail!("the line has no `{separator}` after a key") };
+            let Some(at) = found else {
+                return Err(advised(
+                    format!("the line has no `{separator}` after a key"),
+                    "correct the line, or choose another --key-separator",
+                ));
+            };
             let value = line[at + separator_bytes.len()..].to_vec();
             let key = Some(line[..at].to_vec());
             Ok(InputRecord { key, value: Some(value), ..InputRecord::default() })
@@ -102,10 +112,17 @@ fn parse(shape: &Shape, line: Vec<u8>) -> Result<InputRecord> {
     }
 }
 
+async fn open(path: &Path) -> Result<tokio::fs::File> {
+    tokio::fs::File::open(path).await.map_err(|error| {
+        advised(
+            format!("cannot read {}: {error}", path.display()),
+            "name a file that can be read with --file, or none for standard input",
+        )
+    })
+}
+
 async fn open_lines(path: &Path) -> Result<Lines> {
-    let file = tokio::fs::File::open(path)
-        .await
-        .with_context(|| format!("cannot read {}", path.display()))?;
+    let file = open(path).await?;
     let reader = Box::pin(BufReader::with_capacity(READ_BUFFER_BYTES, file));
     Ok(Lines { name: path.display().to_string().into(), reader, number: 0 })
 }
@@ -123,18 +140,22 @@ async fn read_line(lines: &mut Lines) -> Result<Option<Vec<u8>>> {
     if line.pop_if(|last| *last == b'\n').is_some() {
         line.pop_if(|last| *last == b'\r');
     } else if line.len() >= BATCH_BYTES_MAX {
-        bail!("{}, line {}: longer than the largest batch", lines.name, lines.number);
+        return Err(advised(
+            format!("{}, line {}: longer than the largest batch", lines.name, lines.number),
+            TOO_LONG,
+        ));
     }
     Ok(Some(line))
 }
 
 async fn read_whole(path: &Path) -> Result<Vec<u8>> {
     let refused = || format!("cannot read {}", path.display());
-    let file = tokio::fs::File::open(path).await.with_context(refused)?;
+    let file = open(path).await?;
     let mut value = Vec::new();
     file.take(BATCH_BYTES_MAX as u64).read_to_end(&mut value).await.with_context(refused)?;
     if value.len() >= BATCH_BYTES_MAX {
-        return Err(io::Error::from(io::ErrorKind::FileTooLarge)).with_context(refused);
+        let message = format!("{} is larger than the largest batch", path.display());
+        return Err(advised(message, TOO_LONG));
     }
     Ok(value)
 }
@@ -207,6 +228,14 @@ mod tests {
         let error = records(&["--json"], &[("a", b"{\"value\":1}\n{\"volume\":1}\n")]).unwrap_err();
         let text = format!("{error:#}");
         assert!(text.contains("line 2") && text.contains("volume"), "{text}");
+    }
+
+    #[test]
+    fn blank_lines_between_json_lines_are_nothing() {
+        let text = b"\n{\"value\":\"a\"}\n \t\r\n{\"value\":\"b\"}\n\n";
+        let read = records(&["--json"], &[("a", text)]).unwrap();
+        let expected = [(keyed(None, b"a"), "/a, line 2"), (keyed(None, b"b"), "/a, line 4")];
+        assert_eq!(read, expected.map(|(record, place)| (record, place.to_owned())));
     }
 
     #[test]

@@ -26,7 +26,7 @@ const AWAITING_MAX: usize = 65_536;
 /// The most partitions for which the summary has a row each, for people.
 const SUMMARY_PARTITIONS_MAX: usize = 32;
 
-/// What was sent, and where it went.
+/// What was stored, and where.
 #[derive(Serialize, Debug, Default)]
 struct Summary {
     topic: String,
@@ -34,6 +34,9 @@ struct Summary {
     bytes: u64,
     seconds: f64,
     partitions: Vec<PartitionSummary>,
+    /// Why there is no more; the words name the record and its place in the input.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 #[derive(Serialize, Debug)]
@@ -48,78 +51,121 @@ struct PartitionSummary {
 struct Sent {
     place: u64,
     source: Arc<str>,
+    bytes: u64,
     delivery: Delivery,
 }
 
+/// What was acknowledged, and the first failure, after which nothing more is sent.
+#[derive(Default)]
+struct Stored {
+    partitions: BTreeMap<u32, PartitionSummary>,
+    bytes: u64,
+    failure: Option<Error>,
+}
+
 pub(crate) async fn run(args: ProduceArgs) -> Result<()> {
+    args.batching.check()?;
     let client = connect(&args.connection).await?;
     let clock = SystemClock::new();
     let sender = producer(&client, &args.batching).build().await?;
     let (awaiting, arrivals) = mpsc::channel(AWAITING_MAX);
     let acknowledged = tokio::spawn(collect(arrivals));
     let sent = send_all(&args, &sender, awaiting).await;
+    let stored = acknowledged.await?;
     // A failed delivery comes first: it is the reason why sending stopped.
-    let partitions = acknowledged.await??;
-    let (records, bytes) = sent?;
-    sender.close().await?;
+    let failure = stored.failure.or(sent.err());
+    if failure.is_none() {
+        sender.close().await?;
+    }
     let seconds = clock.monotonic().as_secs_f64();
     client.close().await;
 
+    let partitions: Vec<PartitionSummary> = stored.partitions.into_values().collect();
     let summary = Summary {
         topic: args.topic,
-        records,
-        bytes,
+        records: partitions.iter().map(|partition| partition.records).sum(),
+        bytes: stored.bytes,
         seconds,
-        partitions: partitions.into_values().collect(),
+        partitions,
+        error: failure.as_ref().map(|error| format!("{error:#}")),
     };
     let mut out = Out::new(&args.output);
-    out.object(&summary, summary_text)?;
-    out.flush()
+    let Some(failure) = failure else {
+        out.object(&summary, summary_text)?;
+        return out.flush();
+    };
+    if out.is_json() {
+        out.json(&summary)?;
+        out.flush()?;
+    }
+    Err(failure.context(stopped_after(summary.records)))
 }
 
-/// Sends records until the input ends or a delivery failed; returns how many, and their bytes.
+fn stopped_after(records: u64) -> String {
+    let verb = if records == 1 { "was" } else { "were" };
+    format!("stopped after {} {verb} stored", counted(records, "record"))
+}
+
+/// Sends records until the input ends, cannot be read, or a delivery failed; returns when the fate
+/// of each is known.
 async fn send_all(
     args: &ProduceArgs,
     sender: &Producer,
     awaiting: mpsc::Sender<Sent>,
-) -> Result<(u64, u64)> {
-    let topic: Arc<str> = args.topic.as_str().into();
-    let progress = Progress::new(None, "producing");
-    let mut input = Input::new(args);
-    let (mut place, mut bytes) = (0, 0);
-    while let Some((record, source)) = input.next().await? {
-        place += 1;
-        bytes += size(&record);
-        let partition = partition_of(args, &record);
-        let record = producer_record(&topic, record, partition);
-        let failed = |error: Error| error.context(format!("record {place} ({source})"));
-        let delivery = sender.send(record).await.map_err(|error| failed(error.into()))?;
-        if awaiting.send(Sent { place, source, delivery }).await.is_err() {
-            break;
-        }
-        progress.set(place);
-    }
+) -> Result<()> {
+    let sent = send_input(args, sender, &awaiting).await;
     drop(awaiting);
     // Records wait for more only while more may come.
     let flushed = sender.flush().await;
     // What failed is told by `collect`, which knows the record.
     drop(flushed);
-    Ok((place, bytes))
+    sent
 }
 
-/// Awaits deliveries in order; ends with the first that failed.
-async fn collect(mut arrivals: mpsc::Receiver<Sent>) -> Result<BTreeMap<u32, PartitionSummary>> {
-    let mut partitions = BTreeMap::new();
-    while let Some(Sent { place, source, delivery }) = arrivals.recv().await {
+async fn send_input(
+    args: &ProduceArgs,
+    sender: &Producer,
+    awaiting: &mpsc::Sender<Sent>,
+) -> Result<()> {
+    let topic: Arc<str> = args.topic.as_str().into();
+    let progress = Progress::new(None, "producing");
+    let mut input = Input::new(args);
+    let mut place = 0;
+    while let Some((record, source)) = input.next().await? {
+        place += 1;
+        let bytes = size(&record);
+        let partition = partition_of(args, &record);
+        let record = producer_record(&topic, record, partition);
+        let failed = |error: Error| error.context(format!("record {place} ({source})"));
+        let delivery = sender.send(record).await.map_err(|error| failed(error.into()))?;
+        if awaiting.send(Sent { place, source, bytes, delivery }).await.is_err() {
+            break;
+        }
+        progress.set(place);
+    }
+    Ok(())
+}
+
+/// Awaits deliveries in order. The first that fails ends the sending; those that are on their way
+/// by then are awaited as well, since they may be stored.
+async fn collect(mut arrivals: mpsc::Receiver<Sent>) -> Stored {
+    let mut all = Stored::default();
+    while let Some(Sent { place, source, bytes, delivery }) = arrivals.recv().await {
         match delivery.await {
-            Ok(stored) => count(&mut partitions, stored),
-            Err(error) => {
-                let error = Error::from(error);
-                return Err(error.context(format!("record {place} ({source}) was not stored")));
+            Ok(stored) => {
+                all.bytes += bytes;
+                count(&mut all.partitions, stored);
             }
+            Err(error) if all.failure.is_none() => {
+                let words = format!("record {place} ({source}) was not stored");
+                all.failure = Some(Error::from(error).context(words));
+                arrivals.close();
+            }
+            // The first one's reason is told.
+            Err(_) => {}
         }
     }
-    Ok(partitions)
+    all
 }
 
 fn count(partitions: &mut BTreeMap<u32, PartitionSummary>, stored: RecordMetadata) {
@@ -220,6 +266,7 @@ mod tests {
             bytes: 2048,
             seconds: 2.0,
             partitions: partitions.into_values().collect(),
+            error: None,
         };
         let one = Summary { topic: "orders".to_owned(), records: 1, ..Summary::default() };
         insta::assert_snapshot!(summary_text(&one), @"1 record, 0 B, stored in orders in 0s");

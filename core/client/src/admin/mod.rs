@@ -255,20 +255,22 @@ impl Admin {
         }
     }
 
-    /// Deletes a topic and its records.
+    /// Deletes a topic and its records, and returns whether there was one. Deleting it again
+    /// succeeds, so that the call can be repeated when its answer was lost; a topic that somebody
+    /// made under the name meanwhile goes as well.
     ///
     /// # Errors
-    /// `UnknownTopic`; or the brokers cannot be reached.
-    pub async fn delete_topic(&self, name: &str) -> Result<(), AdminError> {
+    /// The brokers cannot be reached, or refuse.
+    pub async fn delete_topic(&self, name: &str) -> Result<bool, AdminError> {
         let request = api::DeleteTopicRequest {
             name: name.to_owned(),
-            if_exists: false,
+            if_exists: true,
             command: self.client.new_command(),
         };
         match self.client.cluster.call(request.into()).await? {
-            api::Response::DeleteTopic(_) => {
+            api::Response::DeleteTopic(deleted) => {
                 self.client.cluster.forget(name);
-                Ok(())
+                Ok(deleted.topic.is_some())
             }
             other => Err(unexpected(&other)),
         }

@@ -19,8 +19,9 @@ use millstream_types::{
     TimestampMs, TopicId,
 };
 use millstream_wire::api::{
-    BrokerMetadata, InitProducerResponse, LeaderHint, ListOffsetsResponse, MetadataResponse,
-    OffsetSpec, PartitionMetadata, PartitionOffset, ProducerIdentity, StartAt, TopicMetadata,
+    BrokerMetadata, DeleteTopicResponse, InitProducerResponse, LeaderHint, ListOffsetsResponse,
+    MetadataResponse, OffsetSpec, PartitionMetadata, PartitionOffset, ProducerIdentity, StartAt,
+    TopicMetadata,
 };
 use millstream_wire::{Batch, IncomingBatch};
 use tokio::sync::watch;
@@ -108,6 +109,8 @@ struct State {
     streams_max: u32,
     /// Answers of the broker that does not lead.
     not_leader_answers: u32,
+    /// Whether the topic was deleted; it is served all the same.
+    deleted: bool,
 }
 
 /// What all brokers of the test cluster share.
@@ -134,6 +137,7 @@ impl Cluster {
             faults: Faults::default(),
             streams_max: 1024,
             not_leader_answers: 0,
+            deleted: false,
         };
         let authority = Authority::create(ClusterId::NIL, NOW).unwrap();
         Arc::new(Self {
@@ -355,6 +359,15 @@ impl Service for TestBroker {
                 };
                 let partitions = request.partitions.iter().map(answer).collect();
                 Ok(ListOffsetsResponse { partitions }.into())
+            }
+            Request::DeleteTopic(request) => {
+                let mut state = self.cluster.state();
+                let topic = (!state.deleted).then_some(TOPIC);
+                if topic.is_none() && !request.if_exists {
+                    return Err(ServiceError::new(ErrorCode::UnknownTopic, "deleted"));
+                }
+                state.deleted = true;
+                Ok(DeleteTopicResponse { topic }.into())
             }
             Request::VerifyArchive(request) => {
                 self.check_leader()?;

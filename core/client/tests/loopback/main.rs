@@ -408,6 +408,33 @@ async fn errors_say_what_was_tried_and_what_is_missing() {
 }
 
 #[tokio::test]
+async fn a_silent_first_address_costs_a_moment_and_no_timeout() {
+    let cluster = Cluster::new(1);
+    let mut running = Running::start(&cluster).await;
+    // Takes every packet and answers none.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let connecting = Client::builder()
+        .bootstrap([address, running.endpoint()])
+        .ca_pem(cluster.ca_pem())
+        .request_timeout(Duration::from_secs(3))
+        .connect_timeout(Duration::from_secs(60))
+        .connect();
+    let client = tokio::time::timeout(PATIENCE, connecting).await.unwrap().unwrap();
+    for _ in 0..2 {
+        client.admin().list_topics().await.unwrap();
+        running.cut().await;
+    }
+}
+
+#[tokio::test]
+async fn a_topic_is_deleted_again_without_an_error() {
+    let (_cluster, _running, client) = single(1).await;
+    assert_eq!(client.admin().delete_topic("t").await, Ok(true));
+    assert_eq!(client.admin().delete_topic("t").await, Ok(false));
+}
+
+#[tokio::test]
 async fn a_closed_client_reaches_no_broker() {
     let (_cluster, _running, client) = single(1).await;
     client.close().await;

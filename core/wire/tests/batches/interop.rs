@@ -84,7 +84,8 @@ proptest! {
         let options = RecordEncodeOptions { version: 2, compression: theirs(codec) };
         RecordBatchEncoder::encode(&mut bytes, &sent, &options).unwrap();
 
-        let taken = millstream_wire::IncomingBatch::validate(bytes.clone(), bytes.len()).unwrap();
+        let max = bytes.len();
+        let mut taken = millstream_wire::IncomingBatch::validate(bytes.clone(), max).unwrap();
         taken.check_records().unwrap();
 
         let found = records(&Batch::validate(bytes.freeze()).unwrap());

@@ -14,8 +14,11 @@ proptest! {
     #[test]
     fn records_read_back(codec in any_codec(), inputs in any_inputs(), base in 0..i64::MAX / 2) {
         let built = build(codec, STAMP, &inputs);
-        let taken = incoming(&built);
+        let mut taken = incoming(&built);
         taken.check_records().unwrap();
+        let stamped = inputs.iter().map(|input| input.timestamp);
+        let least = stamped.filter(|timestamp| *timestamp != TimestampMs::NONE).min();
+        prop_assert_eq!(taken.min_timestamp(), least.unwrap_or(TimestampMs::NONE));
 
         let batch = taken.assign(Offset::new(base).unwrap(), LeaderEpoch(1));
 

@@ -62,7 +62,7 @@ fn timing_of_a_record() {
         let validate = best_ns(count, || {
             black_box(Batch::validate(bytes.clone()).unwrap());
         });
-        let taken = IncomingBatch::validate(BytesMut::from(&bytes[..]), bytes.len()).unwrap();
+        let mut taken = IncomingBatch::validate(BytesMut::from(&bytes[..]), bytes.len()).unwrap();
         let check = best_ns(count, || taken.check_records().unwrap());
         println!(
             "{value_bytes} B records: next_ref {borrowed:.1} ns, next {shared:.1} ns, \
