@@ -1,5 +1,6 @@
 //! Offsets by their meaning: the earliest, the latest, and the first record at or after a time.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use millstream_log::{Cursor, ReadPlan};
@@ -24,7 +25,14 @@ impl BrokerService {
         request: ListOffsetsRequest,
     ) -> Result<ListOffsetsResponse, ServiceError> {
         let mut partitions = Vec::with_capacity(request.partitions.len());
+        // Each once, however often it is named: to search for a time costs reads.
+        let mut seen = BTreeSet::new();
         for partition in request.partitions {
+            if !seen.insert(partition) {
+                continue;
+            }
+            // There may be very many, and looking at one need not wait for anything.
+            tokio::task::consume_budget().await;
             let found = match self.leader(request.topic, partition, None) {
                 Ok((handle, leader_epoch)) => find(&handle, &self.archives, request.spec)
                     .await

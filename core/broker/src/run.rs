@@ -16,6 +16,7 @@ use millstream_service::ServiceError;
 use millstream_tiered::StoreError;
 use millstream_types::{BrokerId, ClusterId, DirectoryId, ErrorCode, TimestampMs};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use crate::admin::propose;
 use crate::archive::{self, Archives};
@@ -26,6 +27,7 @@ use crate::fence::Fence;
 use crate::ids::Ids;
 use crate::partitions::{Partitions, PartitionsConfig};
 use crate::read_memory::ReadMemory;
+use crate::replies;
 use crate::service::BrokerService;
 use crate::stats::{Metrics, Stats};
 
@@ -205,6 +207,7 @@ impl Broker {
             ids: Ids::default(),
             stats,
             read_memory,
+            builds: Arc::new(Semaphore::new(replies::BUILDS_MAX)),
             metrics: OnceLock::new(),
         });
         let server_config =
