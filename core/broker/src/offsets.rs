@@ -1,6 +1,5 @@
 //! Offsets by their meaning: the earliest, the latest, and the first record at or after a time.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use millstream_log::{Cursor, ReadPlan};
@@ -11,6 +10,7 @@ use millstream_wire::batch::Batch;
 
 use crate::archive::{Archives, Feed};
 use crate::handle::{PartitionHandle, read_error};
+use crate::replies::each_once;
 use crate::service::{BrokerService, NO_TIMESTAMP};
 
 /// Bytes read at once while searching for a time.
@@ -24,13 +24,9 @@ impl BrokerService {
         &self,
         request: ListOffsetsRequest,
     ) -> Result<ListOffsetsResponse, ServiceError> {
-        let mut partitions = Vec::with_capacity(request.partitions.len());
-        // Each once, however often it is named: to search for a time costs reads.
-        let mut seen = BTreeSet::new();
-        for partition in request.partitions {
-            if !seen.insert(partition) {
-                continue;
-            }
+        let wanted = each_once(request.partitions);
+        let mut partitions = Vec::with_capacity(wanted.len());
+        for partition in wanted {
             // There may be very many, and looking at one need not wait for anything.
             tokio::task::consume_budget().await;
             let found = match self.leader(request.topic, partition, None) {

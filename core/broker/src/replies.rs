@@ -185,13 +185,11 @@ pub(crate) fn select<'a>(
 ) -> Result<Vec<Asked<'a>>, ServiceError> {
     let asked: Vec<Asked<'a>> = match names {
         Some(names) => {
-            let mut seen = BTreeSet::new();
-            let names = names.iter().map(String::as_str).filter(|name| seen.insert(*name));
             let find = |name| match state.topic_named(name) {
                 Some(topic) => Asked::Known(topic),
                 None => Asked::Unknown(name),
             };
-            names.map(find).collect()
+            each_once(names.iter().map(String::as_str)).into_iter().map(find).collect()
         }
         None => {
             let mut topics: Vec<&Topic> = state.topics().map(|topic| &**topic).collect();
@@ -201,6 +199,12 @@ pub(crate) fn select<'a>(
     };
     about.check(state, &asked)?;
     Ok(asked)
+}
+
+/// What a request names, each at its first place: a short one may name a thing very often.
+pub(crate) fn each_once<T: Ord + Copy>(named: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut seen = BTreeSet::new();
+    named.into_iter().filter(|one| seen.insert(*one)).collect()
 }
 
 impl BrokerService {

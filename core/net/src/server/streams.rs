@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use millstream_service::{RequestContext, Service, ServiceError, TraceId};
+use millstream_service::{Request, RequestContext, Service, ServiceError, TraceId};
 use millstream_types::ErrorCode;
 use millstream_wire::api::{Call, OpenProduce, OpenSubscription, Response, response_frame};
 use millstream_wire::api::{End, FrameBody};
@@ -14,7 +14,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::connection::{Client, finish};
-use super::replies::{PATIENCE, PATIENCE_PER_MIB, PAUSE_MAX, Room};
+use super::replies::{FREE_BYTES_MAX, PATIENCE, PATIENCE_PER_MIB, PAUSE_MAX, Room};
 use super::{produce, subscribe};
 use crate::close_code;
 use crate::counters::{Counters, Gauge, add};
@@ -164,7 +164,7 @@ impl<S: Service> Stream<S> {
         let context = self.context(call.trace, deadline);
         let stopped = self.send.stopped();
         let answered = tokio::select! {
-            answered = self.answer(context, call) => answered,
+            answered = self.answer(context, call.request, &frame.body) => answered,
             _ = stopped => return,
         };
         drop(frame);
@@ -180,14 +180,25 @@ impl<S: Service> Stream<S> {
         }
     }
 
-    async fn answer(&self, context: RequestContext, call: Call) -> Result<Framed, ServiceError> {
+    async fn answer(
+        &self,
+        context: RequestContext,
+        request: Request,
+        body: &[u8],
+    ) -> Result<Framed, ServiceError> {
         let deadline = context.deadline;
-        let api = call.request.api();
+        let api = request.api();
+        let service = &self.client.shared.service;
+        let bytes = service.reply_bytes_max(&request);
+        // One that may wait is read again, since its names are larger singly than in their frame.
+        let short = (bytes <= FREE_BYTES_MAX).then_some(request);
         let work = async {
-            let service = &self.client.shared.service;
-            let bytes = service.reply_bytes_max(&call.request);
             let room = self.room(self.client.replies.to_build(bytes)).await?;
-            let response = service.unary(context, call.request).await?;
+            let request = match short {
+                Some(request) => request,
+                None => Call::from_body(body)?.request,
+            };
+            let response = service.unary(context, request).await?;
             self.framed(response, room).await
         };
         let Some(deadline) = deadline else { return work.await };
