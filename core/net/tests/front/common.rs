@@ -144,7 +144,7 @@ impl Service for Front {
     fn reply_bytes_max(&self, request: &Request) -> usize {
         match request {
             Request::Metadata(request) => request.topics.as_ref().map_or(0, |names| {
-                names.iter().filter_map(|name| name.parse::<usize>().ok()).sum::<usize>() + 4096
+                names.iter().filter_map(|name| name.parse::<usize>().ok()).sum::<usize>() + 128
             }),
             _ => 0,
         }
