@@ -10,7 +10,8 @@ use millstream_tests::{Broker, success};
 use millstream_types::{PartitionIndex, TimestampMs, TopicId};
 use millstream_wire::api::{
     Acks, AlterTopicRequest, CommandId, CreateTopicRequest, CreateTopicResponse,
-    InitProducerRequest, OpenProduce, ProduceAck, ProducerIdentity, Request, Response, TraceId,
+    DescribeTopicsRequest, InitProducerRequest, ListOffsetsRequest, MetadataRequest, OffsetSpec,
+    OpenProduce, ProduceAck, ProducerIdentity, Request, Response, TraceId,
 };
 use millstream_wire::{BatchBuilder, Codec, ProducerStamp};
 use serde_json::Value;
@@ -137,5 +138,43 @@ async fn a_batch_sent_again_is_told_the_time_of_its_first_append() -> Result<()>
     let broker = Broker::start(&data)?;
     let connection = connect(&broker).await?;
     assert_eq!(send(&connection, topic, producer).await?, first, "from the file");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_named_again_is_answered_once() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let broker = Broker::start(&dir.path().join("data"))?;
+    let connection = connect(&broker).await?;
+    let Response::CreateTopic(made) = call(&connection, create(1000, 1)).await? else {
+        bail!("no topic");
+    };
+    let mut names = vec!["nowhere".to_owned()];
+    names.extend(vec!["t".to_owned(); 5000]);
+    names.push("nowhere".to_owned());
+    let topics = Some(names);
+    match call(&connection, MetadataRequest { topics: topics.clone() }).await? {
+        Response::Metadata(answer) => {
+            let found = answer.topics.iter().map(|topic| (&*topic.name, topic.partitions.len()));
+            assert_eq!(found.collect::<Vec<_>>(), [("nowhere", 0), ("t", 1000)]);
+        }
+        other => bail!("{other:?}"),
+    }
+    match call(&connection, DescribeTopicsRequest { topics }).await? {
+        Response::DescribeTopics(answer) => {
+            let found = answer.topics.iter().map(|topic| (&*topic.name, topic.partitions.len()));
+            assert_eq!(found.collect::<Vec<_>>(), [("nowhere", 0), ("t", 1000)]);
+        }
+        other => bail!("{other:?}"),
+    }
+    let partitions = [7, 3, 7, 7, 3].map(PartitionIndex).to_vec();
+    let request = ListOffsetsRequest { topic: made.topic, partitions, spec: OffsetSpec::Earliest };
+    match call(&connection, request).await? {
+        Response::ListOffsets(answer) => {
+            let found = answer.partitions.iter().map(|found| found.partition.0);
+            assert_eq!(found.collect::<Vec<_>>(), [7, 3]);
+        }
+        other => bail!("{other:?}"),
+    }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! are answered once this broker acts on them.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use millstream_meta::{Applied, Command, CommandBody, CommandId, MetaState, Topic, TopicConfig};
 use millstream_quorum::Quorum;
@@ -16,6 +17,8 @@ use millstream_wire::api::{
 };
 
 use crate::ids::Ids;
+use crate::partitions::Partitions;
+use crate::replies::{About, Asked, select};
 use crate::service::BrokerService;
 
 /// Partitions of a topic that asks for no number: Kafka's `num.partitions`.
@@ -31,21 +34,13 @@ pub(crate) async fn propose(quorum: &Quorum, command: Command) -> Result<Applied
 }
 
 impl BrokerService {
-    pub(crate) fn metadata(&self, request: &MetadataRequest) -> MetadataResponse {
+    pub(crate) async fn metadata(
+        &self,
+        request: MetadataRequest,
+    ) -> Result<MetadataResponse, ServiceError> {
         let state = self.quorum.state();
-        let brokers = state.brokers().map(|broker| BrokerMetadata {
-            broker: broker.id,
-            endpoint: broker
-                .endpoints
-                .first()
-                .map(|at| format!("{}:{}", at.host, at.port))
-                .unwrap_or_default(),
-        });
-        MetadataResponse {
-            cluster: state.cluster().unwrap_or_default(),
-            brokers: brokers.collect(),
-            topics: select(&state, request.topics.as_deref(), topic_metadata, unknown_metadata),
-        }
+        let bytes = About::Metadata.bytes_max(&state, request.topics.as_deref());
+        self.build(bytes, move || metadata(&state, request.topics.as_deref())).await?
     }
 
     pub(crate) async fn create_topic(
@@ -138,14 +133,15 @@ impl BrokerService {
         Ok(AlterTopicResponse { topic, partitions: total })
     }
 
-    pub(crate) fn describe_topics(
+    pub(crate) async fn describe_topics(
         &self,
-        request: &DescribeTopicsRequest,
-    ) -> DescribeTopicsResponse {
+        request: DescribeTopicsRequest,
+    ) -> Result<DescribeTopicsResponse, ServiceError> {
         let state = self.quorum.state();
-        let describe = |topic: &Topic| self.describe(topic);
-        let topics = select(&state, request.topics.as_deref(), describe, unknown_description);
-        DescribeTopicsResponse { topics }
+        let bytes = About::Descriptions.bytes_max(&state, request.topics.as_deref());
+        let partitions = Arc::clone(&self.partitions);
+        let names = request.topics;
+        self.build(bytes, move || descriptions(&partitions, &state, names.as_deref())).await?
     }
 
     pub(crate) async fn init_producer(
@@ -197,81 +193,104 @@ impl BrokerService {
         let brokers = self.quorum.state().brokers().count();
         u16::try_from(brokers).unwrap_or(u16::MAX).clamp(1, REPLICATION_FACTOR_DEFAULT)
     }
+}
 
-    fn describe(&self, topic: &Topic) -> TopicDescription {
-        let configs = topic.config.describe_all().map(|(name, value)| {
-            let set = topic.overrides.contains_key(name);
-            let source = if set { ConfigSource::Topic } else { ConfigSource::Default };
-            ConfigEntry { name: name.to_owned(), value, source }
-        });
-        let partitions = (0..partition_count(topic)).map(PartitionIndex);
-        TopicDescription {
-            error: ErrorCode::None,
-            name: topic.name.to_string(),
-            topic: topic.id,
-            replication_factor: topic.replication_factor,
-            configs: configs.collect(),
-            partitions: partitions.filter_map(|index| self.describe_one(topic, index)).collect(),
-        }
-    }
+pub(crate) fn metadata(
+    state: &MetaState,
+    names: Option<&[String]>,
+) -> Result<MetadataResponse, ServiceError> {
+    let topics = select(About::Metadata, state, names)?.into_iter().map(|asked| match asked {
+        Asked::Known(topic) => topic_metadata(topic),
+        Asked::Unknown(name) => unknown_metadata(name),
+    });
+    let brokers = state.brokers().map(|broker| BrokerMetadata {
+        broker: broker.id,
+        endpoint: broker
+            .endpoints
+            .first()
+            .map(|at| format!("{}:{}", at.host, at.port))
+            .unwrap_or_default(),
+    });
+    Ok(MetadataResponse {
+        cluster: state.cluster().unwrap_or_default(),
+        brokers: brokers.collect(),
+        topics: topics.collect(),
+    })
+}
 
-    fn describe_one(&self, topic: &Topic, index: PartitionIndex) -> Option<PartitionDescription> {
-        let assigned = topic.partition(index)?;
-        let mut description = PartitionDescription {
-            partition: index,
-            error: ErrorCode::None,
-            leader: assigned.leader,
-            leader_epoch: assigned.leader_epoch,
-            replicas: assigned.replicas.to_vec(),
-            in_sync: assigned.in_sync.to_vec(),
-            log_start: Offset::ZERO,
-            high_watermark: Offset::ZERO,
-            log_end: Offset::ZERO,
-            bytes: 0,
-            segments: 0,
-        };
-        let id = TopicPartition { topic: topic.id, partition: index };
-        let Some(handle) = self.partitions.get(id) else {
-            description.error = ErrorCode::NotLeader;
-            return Some(description);
-        };
-        let looked = handle.with(|partition| {
-            let positions = partition.positions();
-            let log = partition.log();
-            let failed = log.failure().is_some();
-            (positions, partition.earliest(), log.size_bytes(), log.segment_count(), failed)
-        });
-        match looked {
-            Ok((positions, earliest, bytes, segments, failed)) => {
-                if failed {
-                    description.error = ErrorCode::StorageFenced;
-                }
-                description.log_start = earliest;
-                description.high_watermark = positions.high_watermark;
-                description.log_end = positions.end;
-                description.bytes = bytes;
-                description.segments = u32::try_from(segments).unwrap_or(u32::MAX);
-            }
-            Err(error) => description.error = error.code,
-        }
-        Some(description)
+fn descriptions(
+    partitions: &Partitions,
+    state: &MetaState,
+    names: Option<&[String]>,
+) -> Result<DescribeTopicsResponse, ServiceError> {
+    let topics = select(About::Descriptions, state, names)?.into_iter().map(|asked| match asked {
+        Asked::Known(topic) => describe(partitions, topic),
+        Asked::Unknown(name) => unknown_description(name),
+    });
+    Ok(DescribeTopicsResponse { topics: topics.collect() })
+}
+
+fn describe(partitions: &Partitions, topic: &Topic) -> TopicDescription {
+    let configs = topic.config.describe_all().map(|(name, value)| {
+        let set = topic.overrides.contains_key(name);
+        let source = if set { ConfigSource::Topic } else { ConfigSource::Default };
+        ConfigEntry { name: name.to_owned(), value, source }
+    });
+    let indexes = (0..partition_count(topic)).map(PartitionIndex);
+    TopicDescription {
+        error: ErrorCode::None,
+        name: topic.name.to_string(),
+        topic: topic.id,
+        replication_factor: topic.replication_factor,
+        configs: configs.collect(),
+        partitions: indexes.filter_map(|index| describe_one(partitions, topic, index)).collect(),
     }
 }
 
-/// One answer for each topic that was asked for, or for every topic.
-fn select<T>(
-    state: &MetaState,
-    names: Option<&[String]>,
-    known: impl Fn(&Topic) -> T,
-    unknown: impl Fn(&str) -> T,
-) -> Vec<T> {
-    let Some(names) = names else {
-        let mut topics: Vec<_> = state.topics().collect();
-        topics.sort_by(|a, b| a.name.cmp(&b.name));
-        return topics.into_iter().map(|topic| known(topic)).collect();
+fn describe_one(
+    partitions: &Partitions,
+    topic: &Topic,
+    index: PartitionIndex,
+) -> Option<PartitionDescription> {
+    let assigned = topic.partition(index)?;
+    let mut description = PartitionDescription {
+        partition: index,
+        error: ErrorCode::None,
+        leader: assigned.leader,
+        leader_epoch: assigned.leader_epoch,
+        replicas: assigned.replicas.to_vec(),
+        in_sync: assigned.in_sync.to_vec(),
+        log_start: Offset::ZERO,
+        high_watermark: Offset::ZERO,
+        log_end: Offset::ZERO,
+        bytes: 0,
+        segments: 0,
     };
-    let find = |name: &String| state.topic_named(name).map_or_else(|| unknown(name), |t| known(t));
-    names.iter().map(find).collect()
+    let id = TopicPartition { topic: topic.id, partition: index };
+    let Some(handle) = partitions.get(id) else {
+        description.error = ErrorCode::NotLeader;
+        return Some(description);
+    };
+    let looked = handle.with(|partition| {
+        let positions = partition.positions();
+        let log = partition.log();
+        let failed = log.failure().is_some();
+        (positions, partition.earliest(), log.size_bytes(), log.segment_count(), failed)
+    });
+    match looked {
+        Ok((positions, earliest, bytes, segments, failed)) => {
+            if failed {
+                description.error = ErrorCode::StorageFenced;
+            }
+            description.log_start = earliest;
+            description.high_watermark = positions.high_watermark;
+            description.log_end = positions.end;
+            description.bytes = bytes;
+            description.segments = u32::try_from(segments).unwrap_or(u32::MAX);
+        }
+        Err(error) => description.error = error.code,
+    }
+    Some(description)
 }
 
 fn topic_metadata(topic: &Topic) -> TopicMetadata {

@@ -14,6 +14,7 @@ mod offsets;
 mod partitions;
 mod produce;
 mod read_memory;
+mod replies;
 mod run;
 mod service;
 mod stats;

@@ -10,6 +10,7 @@ use millstream_wire::batch::Batch;
 
 use crate::archive::{Archives, Feed};
 use crate::handle::{PartitionHandle, read_error};
+use crate::replies::each_once;
 use crate::service::{BrokerService, NO_TIMESTAMP};
 
 /// Bytes read at once while searching for a time.
@@ -23,8 +24,11 @@ impl BrokerService {
         &self,
         request: ListOffsetsRequest,
     ) -> Result<ListOffsetsResponse, ServiceError> {
-        let mut partitions = Vec::with_capacity(request.partitions.len());
-        for partition in request.partitions {
+        let wanted = each_once(request.partitions);
+        let mut partitions = Vec::with_capacity(wanted.len());
+        for partition in wanted {
+            // There may be very many, and looking at one need not wait for anything.
+            tokio::task::consume_budget().await;
             let found = match self.leader(request.topic, partition, None) {
                 Ok((handle, leader_epoch)) => find(&handle, &self.archives, request.spec)
                     .await

@@ -15,6 +15,7 @@ use millstream_quorum::{Quorum, QuorumConfig, QuorumError};
 use millstream_service::ServiceError;
 use millstream_tiered::StoreError;
 use millstream_types::{BrokerId, ClusterId, DirectoryId, ErrorCode, TimestampMs};
+use tokio::sync::Semaphore;
 
 use crate::admin::propose;
 use crate::archive::{self, Archives};
@@ -25,6 +26,7 @@ use crate::fence::Fence;
 use crate::ids::Ids;
 use crate::partitions::{Partitions, PartitionsConfig};
 use crate::read_memory::ReadMemory;
+use crate::replies;
 use crate::service::BrokerService;
 use crate::stats::{Metrics, Stats};
 
@@ -204,6 +206,7 @@ impl Broker {
             ids: Ids::default(),
             stats,
             read_memory,
+            builds: Arc::new(Semaphore::new(replies::BUILDS_MAX)),
             metrics: OnceLock::new(),
         });
         let server_config =

@@ -14,6 +14,7 @@ use millstream_types::{
     BrokerId, ErrorCode, LeaderEpoch, PartitionIndex, TimestampMs, TopicId, TopicPartition,
 };
 use millstream_wire::api::StartAt;
+use tokio::sync::Semaphore;
 
 use crate::archive::{Archives, Restores};
 use crate::handle::PartitionHandle;
@@ -37,6 +38,8 @@ pub(crate) struct BrokerService {
     pub(crate) ids: Ids,
     pub(crate) stats: Arc<Stats>,
     pub(crate) read_memory: Arc<ReadMemory>,
+    /// Turns to build a long reply.
+    pub(crate) builds: Arc<Semaphore>,
     /// Set once the front, which has counters of its own, is bound.
     pub(crate) metrics: OnceLock<Metrics>,
 }
@@ -97,13 +100,17 @@ impl Service for BrokerService {
     type Produce = LogProduceSession;
     type Subscription = LogSubscription;
 
+    fn reply_bytes_max(&self, request: &Request) -> usize {
+        self.reply_bytes(request)
+    }
+
     async fn unary(
         &self,
         _context: RequestContext,
         request: Request,
     ) -> Result<Response, ServiceError> {
         Ok(match request {
-            Request::Metadata(request) => Response::Metadata(self.metadata(&request)),
+            Request::Metadata(request) => Response::Metadata(self.metadata(request).await?),
             Request::CreateTopic(request) => {
                 Response::CreateTopic(self.create_topic(request).await?)
             }
@@ -112,7 +119,7 @@ impl Service for BrokerService {
             }
             Request::AlterTopic(request) => Response::AlterTopic(self.alter_topic(request).await?),
             Request::DescribeTopics(request) => {
-                Response::DescribeTopics(self.describe_topics(&request))
+                Response::DescribeTopics(self.describe_topics(request).await?)
             }
             Request::ListOffsets(request) => {
                 Response::ListOffsets(self.list_offsets(request).await?)

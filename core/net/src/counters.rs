@@ -36,6 +36,13 @@ counters! {
     bytes_in = "quic_received_bytes_total";
     /// Memory that received frames hold of the accounts that all connections share (a gauge).
     received_held = "quic_received_held_bytes";
+    /// Memory of the shared accounts that replies to calls have, from before they are built until
+    /// the transport has taken them (a gauge).
+    replies_held = "quic_reply_held_bytes";
+    /// Calls that wait for memory for their replies, while others have it (a gauge).
+    replies_waiting = "quic_replies_waiting";
+    /// Streams that were reset because their client did not take its reply in time.
+    replies_abandoned = "quic_replies_abandoned_total";
     /// Frame bytes handed to the transport, headers included.
     bytes_out = "quic_sent_bytes_total";
     /// Payload bytes copied between the transport and the service, in either direction.

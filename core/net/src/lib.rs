@@ -45,6 +45,7 @@ pub mod close_code {
     pub const HELLO_TIMEOUT: u32 = 3;
     /// Hello was refused; its reply says why.
     pub const HELLO_REFUSED: u32 = 4;
-    /// Others waited too long for memory that a subscription's unacknowledged bytes held.
+    /// Others waited too long for memory that a subscription's unacknowledged bytes held, or a
+    /// client did not take its reply in time.
     pub const TOO_SLOW: u32 = 5;
 }

@@ -34,7 +34,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(4);
 pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The unit in which memory is accounted for.
-const UNIT_BYTES: usize = 1024;
+pub(crate) const UNIT_BYTES: usize = 1024;
 /// The longest step by which a frame's share grows.
 const STEP_BYTES_MAX: usize = 256 * 1024;
 /// Calls and opens up to this size need no shared account.
@@ -48,11 +48,11 @@ const _: () = assert!(CONTROL_BODY_BYTES_MAX <= CONNECTION_CONTROL_BYTES_MAX);
 const _: () = assert!(CONTROL_BODY_BYTES_MAX < CONTROL_BYTES_MAX);
 
 /// Whole units: no frame is longer than a `u32` says.
-fn units(bytes: usize) -> u32 {
+pub(crate) fn units(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
 }
 
-fn semaphore(bytes: usize) -> Arc<Semaphore> {
+pub(crate) fn semaphore(bytes: usize) -> Arc<Semaphore> {
     Arc::new(Semaphore::new((bytes / UNIT_BYTES).min(Semaphore::MAX_PERMITS)))
 }
 
@@ -72,10 +72,10 @@ enum Grant {
 }
 
 /// Counts a waiter for as long as it waits.
-struct Waiting<'a>(&'a AtomicUsize);
+pub(crate) struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
+    pub(crate) fn new(count: &'a AtomicUsize) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count)
     }

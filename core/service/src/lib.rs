@@ -61,6 +61,11 @@ pub trait Service: Send + Sync + 'static {
         request: Request,
     ) -> impl Future<Output = Result<Response, ServiceError>> + Send;
 
+    /// How long the reply to the request may become, in bytes; found without building any of it. A
+    /// front takes memory for so much before it asks for the reply. One that becomes longer all
+    /// the same is built, and then waits for what it lacks.
+    fn reply_bytes_max(&self, request: &Request) -> usize;
+
     /// Opens a produce session on one partition.
     fn open_produce(
         &self,

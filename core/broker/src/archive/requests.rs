@@ -1,5 +1,6 @@
 //! What operators ask about the archive.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use millstream_wire::api::{
 
 use super::{Archives, service_error};
 use crate::handle::PartitionHandle;
+use crate::partitions::Partitions;
+use crate::replies::{ARCHIVE_ROWS_BYTES_MAX, ARCHIVED_BYTES};
 use crate::service::BrokerService;
 
 /// How long an answer about the archive waits for the store.
@@ -26,9 +29,10 @@ impl BrokerService {
         request: &ArchiveStatusRequest,
     ) -> ArchiveStatusResponse {
         let state = self.quorum.state();
+        let names = request.topics.as_ref();
+        let names = names.map(|names| names.iter().map(String::as_str).collect::<BTreeSet<_>>());
         let wanted = |topic: &&Arc<Topic>| {
-            let named = request.topics.as_ref();
-            let named = named.is_none_or(|names| names.iter().any(|name| **name == *topic.name));
+            let named = names.as_ref().is_none_or(|names| names.contains(&*topic.name));
             named && topic.config.remote_storage_enable
         };
         let mut topics: Vec<&Arc<Topic>> = state.topics().filter(wanted).collect();
@@ -43,9 +47,18 @@ impl BrokerService {
         });
         let skip = usize::try_from(request.skip).unwrap_or(usize::MAX);
         let store_error = self.archives.check_store(&state).await.err();
-        let mut partitions = Vec::new();
-        for (topic, handle) in led.skip(skip).take(ARCHIVE_PARTITIONS_MAX) {
-            partitions.push(self.partition_status(topic, &handle, store_error.is_none()).await);
+        let led: Vec<_> = led.skip(skip).take(ARCHIVE_PARTITIONS_MAX).collect();
+        // So many rows always fit, but not with the longest errors.
+        let rows_bytes = led.iter().map(|(topic, _)| ARCHIVED_BYTES + topic.name.len());
+        let mut errors_bytes = ARCHIVE_ROWS_BYTES_MAX.saturating_sub(rows_bytes.sum());
+        let mut partitions = Vec::with_capacity(led.len());
+        for (topic, handle) in led {
+            // Most rows need not wait for anything.
+            tokio::task::consume_budget().await;
+            let mut row = self.partition_status(topic, &handle, store_error.is_none()).await;
+            row.error = cut_to(&row.error, errors_bytes);
+            errors_bytes -= row.error.len();
+            partitions.push(row);
         }
         ArchiveStatusResponse {
             store: cut(&self.archives.store_name()),
@@ -118,23 +131,32 @@ impl BrokerService {
     }
 
     /// What a topic that was restored holds.
-    pub(super) fn restored(&self, topic: TopicId) -> RestoreTopicResponse {
+    pub(super) async fn restored(
+        &self,
+        topic: TopicId,
+    ) -> Result<RestoreTopicResponse, ServiceError> {
         let state = self.quorum.state();
         let count = state.topic(topic).map_or(0, |topic| topic.partitions.len());
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        let range = |index| {
-            let id = TopicPartition { topic, partition: PartitionIndex(index) };
-            let nowhere = (Offset::ZERO, Offset::ZERO);
-            let held = match self.partitions.get(id) {
-                Some(handle) => handle.with(|it| (it.earliest(), it.positions().high_watermark)),
-                None => Err(ServiceError::new(ErrorCode::NotLeader, "")),
-            };
-            let error = held.as_ref().err().map_or(ErrorCode::None, |error| error.code);
-            let (start, end) = held.unwrap_or(nowhere);
-            RestoredRange { error, start, end }
+        let indexes = 0..u32::try_from(count).unwrap_or(u32::MAX);
+        let partitions = Arc::clone(&self.partitions);
+        let build = move || {
+            let ranges = indexes.map(|index| restored_range(&partitions, topic, index));
+            RestoreTopicResponse { topic, partitions: ranges.collect() }
         };
-        RestoreTopicResponse { topic, partitions: (0..count).map(range).collect() }
+        self.build(count * size_of::<RestoredRange>(), build).await
     }
+}
+
+fn restored_range(partitions: &Partitions, topic: TopicId, index: u32) -> RestoredRange {
+    let id = TopicPartition { topic, partition: PartitionIndex(index) };
+    let nowhere = (Offset::ZERO, Offset::ZERO);
+    let held = match partitions.get(id) {
+        Some(handle) => handle.with(|it| (it.earliest(), it.positions().high_watermark)),
+        None => Err(ServiceError::new(ErrorCode::NotLeader, "")),
+    };
+    let error = held.as_ref().err().map_or(ErrorCode::None, |error| error.code);
+    let (start, end) = held.unwrap_or(nowhere);
+    RestoredRange { error, start, end }
 }
 
 impl Archives {
@@ -169,7 +191,11 @@ pub(super) fn store_error(error: &StoreError) -> ServiceError {
 
 /// What a reply can say of an error.
 pub(super) fn cut(text: &str) -> String {
-    let mut end = text.len().min(ERROR_MESSAGE_BYTES_MAX);
+    cut_to(text, ERROR_MESSAGE_BYTES_MAX)
+}
+
+fn cut_to(text: &str, bytes_max: usize) -> String {
+    let mut end = text.len().min(bytes_max);
     while !text.is_char_boundary(end) {
         end -= 1;
     }

@@ -105,7 +105,7 @@ impl BrokerService {
             };
             self.restores.join(topic, restore.run()).await?;
         }
-        Ok(self.restored(topic))
+        self.restored(topic).await
     }
 }
 

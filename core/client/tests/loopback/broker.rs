@@ -318,6 +318,10 @@ impl Service for TestBroker {
     type Produce = Session;
     type Subscription = Tail;
 
+    fn reply_bytes_max(&self, _: &Request) -> usize {
+        4096
+    }
+
     async fn unary(&self, _: RequestContext, request: Request) -> Result<Response, ServiceError> {
         match request {
             Request::Metadata(request) => {

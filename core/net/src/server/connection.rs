@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::Slot;
+use super::replies::Replies;
 use super::{Shared, report_panic, streams};
 use crate::close_code;
 use crate::counters::{Gauge, add};
@@ -32,6 +33,7 @@ pub(crate) struct Client<S> {
     pub(crate) client_id: Arc<str>,
     pub(crate) namespace: Arc<str>,
     pub(crate) memory: Memory,
+    pub(crate) replies: Replies,
 }
 
 /// Why a connection ends before it serves a stream.
@@ -89,6 +91,7 @@ async fn established<S: Service>(
     let _open = Gauge::new(Arc::clone(&shared.counters), |counters| &counters.connections_open);
     let per_connection = shared.config.connection_receive_bytes_max;
     let memory = Memory::new(per_connection, Arc::clone(&shared.memory));
+    let replies = Replies::new(Arc::clone(&shared.replies));
     let principal = tls::principal(&connection, peer);
     let Hello { client_id, software_name, software_version, .. } = hello;
     tracing::debug!(%peer, client_id, software_name, software_version, ?principal, "connected");
@@ -98,6 +101,7 @@ async fn established<S: Service>(
         client_id: hello.client_id.as_str().into(),
         namespace: hello.namespace.as_str().into(),
         memory,
+        replies,
         shared,
     };
     let share = client.shared.windows.share();

@@ -1,13 +1,15 @@
 //! The QUIC front: accepts connections, reads frames, calls the service, writes what it answers.
 //!
-//! One task runs each connection and one each stream. Memory has three bounds: what QUIC's windows
-//! let a connection have unread, what received frames of one connection may hold until they are
-//! answered, and the same for all connections together (`crate::memory`).
+//! One task runs each connection and one each stream. Memory has bounds: what QUIC's windows let a
+//! connection have unread, what received frames may hold until they are answered (`crate::memory`),
+//! and what replies to calls may hold until the transport has them (`replies`); each for one
+//! connection and for all together.
 
 mod admission;
 mod connection;
 mod delivery;
 mod produce;
+mod replies;
 mod streams;
 mod subscribe;
 
@@ -27,6 +29,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::admission::{Admission, Bounds, Verdict};
+use self::replies::SharedReplies;
 use crate::close_code;
 use crate::counters::{Counters, add};
 use crate::endpoint;
@@ -86,6 +89,9 @@ pub struct ServerConfig {
     pub handshake_timeout: Duration,
     /// From a frame's first byte to its last, and from a stream's opening to its first frame.
     pub frame_timeout: Duration,
+    /// How long a client may take nothing of a reply, and a call without a deadline may wait for
+    /// memory for its reply; 8 s more for each MiB of it that the client has to take.
+    pub reply_timeout: Duration,
     /// Bytes of received batches that all connections may hold until they are answered, counted as
     /// they arrive; at least one frame. Calls and opens have accounts of their own.
     pub receive_bytes_max: usize,
@@ -113,6 +119,7 @@ impl ServerConfig {
             validate_above_handshakes: 64,
             handshake_timeout: Duration::from_secs(10),
             frame_timeout: Duration::from_secs(60),
+            reply_timeout: Duration::from_secs(30),
             receive_bytes_max: 1024 * 1024 * 1024,
             connection_receive_bytes_max: 128 * 1024 * 1024,
             window_bytes_max: 1024 * 1024 * 1024,
@@ -145,6 +152,8 @@ pub(crate) struct Shared<S> {
     admission: Arc<Admission>,
     /// What received frames may hold in all.
     memory: Arc<SharedMemory>,
+    /// What replies to calls may hold in all.
+    replies: Arc<SharedReplies>,
     /// What QUIC may keep in all.
     windows: Arc<Windows>,
     /// `Some` once the server is to stop: when its streams must have ended.
@@ -199,7 +208,8 @@ impl<S: Service> Server<S> {
                 connections_per_address_max: config.connections_per_address_max,
                 validate_above_handshakes: config.validate_above_handshakes,
             }),
-            memory: SharedMemory::new(config.receive_bytes_max, counters),
+            memory: SharedMemory::new(config.receive_bytes_max, Arc::clone(&counters)),
+            replies: SharedReplies::new(counters),
             windows: Windows::new(config.window_bytes_max),
             stop: stopped,
             config,

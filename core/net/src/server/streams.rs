@@ -4,18 +4,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use millstream_service::{RequestContext, Service, ServiceError, TraceId};
+use millstream_service::{Request, RequestContext, Service, ServiceError, TraceId};
 use millstream_types::ErrorCode;
 use millstream_wire::api::{Call, OpenProduce, OpenSubscription, Response, response_frame};
 use millstream_wire::api::{End, FrameBody};
 use millstream_wire::frame::{FrameError, FrameKind};
 use quinn::{RecvStream, SendStream};
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 
 use super::connection::{Client, finish};
+use super::replies::{FREE_BYTES_MAX, PATIENCE, PATIENCE_PER_MIB, PAUSE_MAX, Room};
 use super::{produce, subscribe};
 use crate::close_code;
 use crate::counters::{Counters, Gauge, add};
 use crate::frames::{Frame, FrameReader, ReadFrameError, send_bytes};
+
+/// Replies up to this size are written as frames by the thread that answers.
+const INLINE_BYTES_MAX: usize = 256 * 1024;
+/// How much longer than a short one a client may take for each mebibyte of a reply: as a link of
+/// 1 Mbit/s does.
+const TIMEOUT_PER_MIB: Duration = Duration::from_secs(8);
+/// How often a client that takes nothing is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// A reply's frame, and its memory if it needs any.
+type Framed = (Bytes, Option<Room>);
 
 /// What a stream may start with. Hello is for the connection's first stream alone.
 const OPENING: &[FrameKind] =
@@ -95,11 +109,16 @@ impl<S: Service> Stream<S> {
         }
     }
 
-    /// Sends what ends our side of the stream.
+    /// Sends the little that ends our side of the stream.
     pub(crate) async fn send_last(&mut self, frame: Bytes) {
         let counters = Arc::clone(&self.client.shared.counters);
-        if send_bytes(&mut self.send, &counters, frame).await.is_ok() {
-            finish(&mut self.send, true).await;
+        let sent = async {
+            if send_bytes(&mut self.send, &counters, frame).await.is_ok() {
+                finish(&mut self.send, true).await;
+            }
+        };
+        if tokio::time::timeout(self.client.shared.config.reply_timeout, sent).await.is_err() {
+            self.give_up();
         }
     }
 
@@ -144,29 +163,137 @@ impl<S: Service> Stream<S> {
             (call.deadline_ms > 0).then(|| Duration::from_millis(call.deadline_ms.into()));
         let context = self.context(call.trace, deadline);
         let stopped = self.send.stopped();
-        let reply = tokio::select! {
-            reply = self.answer(context, call) => reply,
+        let answered = tokio::select! {
+            answered = self.answer(context, call.request, &frame.body) => answered,
             _ = stopped => return,
         };
         drop(frame);
-        let frame = response_frame(&reply).or_else(|error| {
-            tracing::error!(%error, "a response does not fit its frame");
-            let message = format!("the response cannot be sent: {error}");
-            response_frame(&Err(ServiceError::new(ErrorCode::LimitExceeded, message)))
-        });
-        if let Ok(frame) = frame {
-            self.send_last(frame).await;
+        match answered {
+            Ok((frame, Some(room))) => self.send_long(frame, room).await,
+            Ok((frame, None)) => self.send_last(frame).await,
+            // An error's fields are cut to fit, so that its frame can always be written.
+            Err(error) => {
+                if let Ok(frame) = response_frame(&Err(error)) {
+                    self.send_last(frame).await;
+                }
+            }
         }
     }
 
-    async fn answer(&self, context: RequestContext, call: Call) -> Result<Response, ServiceError> {
+    async fn answer(
+        &self,
+        context: RequestContext,
+        request: Request,
+        body: &[u8],
+    ) -> Result<Framed, ServiceError> {
         let deadline = context.deadline;
-        let api = call.request.api();
-        let unary = self.client.shared.service.unary(context, call.request);
-        let Some(deadline) = deadline else { return unary.await };
-        tokio::time::timeout(deadline, unary).await.unwrap_or_else(|_late| {
+        let api = request.api();
+        let service = &self.client.shared.service;
+        let bytes = service.reply_bytes_max(&request);
+        // One that may wait is read again, since its names are larger singly than in their frame.
+        let short = (bytes <= FREE_BYTES_MAX).then_some(request);
+        let work = async {
+            let room = self.room(self.client.replies.to_build(bytes)).await?;
+            let request = match short {
+                Some(request) => request,
+                None => Call::from_body(body)?.request,
+            };
+            let response = service.unary(context, request).await?;
+            self.framed(response, room).await
+        };
+        let Some(deadline) = deadline else { return work.await };
+        tokio::time::timeout(deadline, work).await.unwrap_or_else(|_late| {
             let message = format!("{api:?} took longer than {} ms", deadline.as_millis());
             Err(ServiceError::new(ErrorCode::TimedOut, message))
         })
     }
+
+    /// Waits for a reply's memory, for no longer than a client may make others wait.
+    async fn room(
+        &self,
+        taken: impl Future<Output = Option<Room>>,
+    ) -> Result<Option<Room>, ServiceError> {
+        let within = self.client.shared.config.reply_timeout;
+        tokio::time::timeout(within, taken).await.map_err(|_late| {
+            let message = "other replies held all memory for replies for too long: take those \
+                           that this connection was sent, or ask again later";
+            ServiceError::new(ErrorCode::TimedOut, message)
+        })
+    }
+
+    /// The response as a frame, and nothing else of it.
+    async fn framed(&self, response: Response, room: Option<Room>) -> Result<Framed, ServiceError> {
+        let reply_bytes = room.as_ref().map_or(0, Room::reply_bytes);
+        let (frame, room) = if reply_bytes <= INLINE_BYTES_MAX {
+            (write_frame(response)?, room)
+        } else {
+            // The memory stays taken until the task ends, whether anybody waits for it or not.
+            let written = spawn_blocking(move || (write_frame(response), room));
+            let (frame, room) = written.await.map_err(|error| {
+                ServiceError::new(ErrorCode::Internal, format!("the reply ended: {error}"))
+            })?;
+            (frame?, room)
+        };
+        let kept = match room {
+            Some(mut room) if frame.len() <= room.reply_bytes() => {
+                room.shrink(frame.len());
+                Some(room)
+            }
+            // Longer than was foreseen. Whoever waits must not have a part.
+            room => {
+                drop(room);
+                self.room(self.client.replies.to_keep(frame.len())).await?
+            }
+        };
+        Ok((frame, kept))
+    }
+
+    /// Sends a reply that has memory, which it gives back once the transport has all of it. A
+    /// client that does not take it in time loses it.
+    async fn send_long(&mut self, frame: Bytes, room: Room) {
+        let mebibytes = u32::try_from(frame.len() >> 20).unwrap_or(u32::MAX);
+        let begun = Instant::now();
+        let patient_until = begun + PATIENCE + PATIENCE_PER_MIB.saturating_mul(mebibytes);
+        let timeout = self.client.shared.config.reply_timeout;
+        let deadline = begun + timeout + TIMEOUT_PER_MIB.saturating_mul(mebibytes);
+        let mut moved = begun;
+        let mut rest = &frame[..];
+        while !rest.is_empty() {
+            // Copied as the window allows: a piece of the frame would keep all of it.
+            let written = tokio::time::timeout(LOOK_EVERY, self.send.write(rest)).await;
+            let now = Instant::now();
+            match written {
+                Ok(Ok(count)) => {
+                    rest = rest.get(count..).unwrap_or_default();
+                    moved = now;
+                }
+                Ok(Err(_gone)) => return,
+                Err(_elapsed) => {}
+            }
+            let slow = now >= patient_until || now - moved >= PAUSE_MAX;
+            if now >= deadline || slow && room.keeps_others_waiting() {
+                return self.give_up();
+            }
+        }
+        add(&self.counters().bytes_out, frame.len());
+        add(&self.counters().bytes_copied, frame.len());
+        drop((frame, room));
+        if tokio::time::timeout_at(deadline, finish(&mut self.send, true)).await.is_err() {
+            self.give_up();
+        }
+    }
+
+    /// Gives up on a client that does not take what it asked for.
+    fn give_up(&mut self) {
+        add(&self.counters().replies_abandoned, 1);
+        self.abandon(close_code::TOO_SLOW);
+    }
+}
+
+/// Takes the response apart, so that nothing of it is left beside its frame.
+fn write_frame(response: Response) -> Result<Bytes, ServiceError> {
+    response_frame(&Ok(response)).map_err(|error| {
+        let message = format!("the reply cannot be sent: {error}; ask for less at once");
+        ServiceError::new(ErrorCode::LimitExceeded, message)
+    })
 }

@@ -20,7 +20,8 @@ use millstream_types::{
     BrokerId, ClusterId, ErrorCode, LeaderEpoch, Offset, PartitionIndex, TimestampMs, TopicId,
 };
 use millstream_wire::api::{
-    Acks, BrokerStatusResponse, MetadataResponse, Metric, MetricValue, StartAt, TraceId,
+    Acks, BrokerStatusResponse, MetadataRequest, MetadataResponse, Metric, MetricValue,
+    PartitionMetadata, StartAt, TopicMetadata, TraceId,
 };
 use tokio::sync::{Notify, watch};
 
@@ -47,6 +48,8 @@ pub(crate) struct Memory {
     pub(crate) appended: AtomicUsize,
     pub(crate) subscriptions: AtomicUsize,
     pub(crate) calls_open: AtomicUsize,
+    /// Replies to requests for named topics.
+    pub(crate) replies_built: AtomicUsize,
     pub(crate) principals: Mutex<Vec<Principal>>,
     /// Bytes of pieces of `OLD` that are somewhere.
     pub(crate) lent_bytes: Arc<AtomicUsize>,
@@ -86,12 +89,34 @@ impl Memory {
             appended: AtomicUsize::new(0),
             subscriptions: AtomicUsize::new(0),
             calls_open: AtomicUsize::new(0),
+            replies_built: AtomicUsize::new(0),
             principals: Mutex::default(),
             lent_bytes: Arc::default(),
             is_short: AtomicBool::new(false),
             overstayed: Arc::default(),
         })
     }
+}
+
+/// Topics whose names say about how many bytes they take in a reply.
+fn topics_of(names: &[String]) -> MetadataResponse {
+    let topics = names.iter().map(|name| {
+        let bytes: usize = name.parse().unwrap();
+        let partition = PartitionMetadata {
+            partition: LOG,
+            leader: None,
+            leader_epoch: LeaderEpoch(1),
+            replicas: vec![BrokerId(1); 10],
+            in_sync: vec![BrokerId(1); 10],
+        };
+        TopicMetadata {
+            error: ErrorCode::None,
+            name: name.clone(),
+            topic: TOPIC,
+            partitions: vec![partition; bytes / 97],
+        }
+    });
+    MetadataResponse { cluster: CLUSTER, brokers: vec![], topics: topics.collect() }
 }
 
 pub(crate) fn elsewhere() -> ServiceError {
@@ -116,6 +141,15 @@ impl Service for Front {
     type Produce = Session;
     type Subscription = Feed;
 
+    fn reply_bytes_max(&self, request: &Request) -> usize {
+        match request {
+            Request::Metadata(request) => request.topics.as_ref().map_or(0, |names| {
+                names.iter().filter_map(|name| name.parse::<usize>().ok()).sum::<usize>() + 128
+            }),
+            _ => 0,
+        }
+    }
+
     async fn unary(
         &self,
         context: RequestContext,
@@ -125,6 +159,10 @@ impl Service for Front {
         let _open = Open(&self.0.calls_open);
         self.0.principals.lock().unwrap().push(context.principal.clone());
         match request {
+            Request::Metadata(MetadataRequest { topics: Some(names) }) => {
+                self.0.replies_built.fetch_add(1, Ordering::SeqCst);
+                Ok(Response::Metadata(topics_of(&names)))
+            }
             Request::Metadata(_) => Ok(Response::Metadata(MetadataResponse {
                 cluster: CLUSTER,
                 brokers: vec![],

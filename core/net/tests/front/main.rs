@@ -11,4 +11,5 @@ mod common;
 mod floods;
 mod hostile;
 mod loopback;
+mod replies;
 mod slow;
