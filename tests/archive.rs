@@ -400,7 +400,10 @@ fn sql_sees_the_columns_that_the_topic_declares() -> Result<()> {
     let mut command = std::process::Command::new(bin.join("python"));
     command.args(["-c", TYPED]).arg(glob);
     let told = json_lines(&success(&command.output()?)?)?;
-    let row = |id: Option<i64>, price: Option<f64>, note: Option<&str>| json!({ "id": id, "price": price, "note": note, "t": "BIGINT" });
+    let row = |id: Option<i64>, price: Option<f64>, note: Option<&str>| {
+        let t = "BIGINT";
+        json!({ "id": id, "price": price, "note": note, "t": t })
+    };
     let expected = [
         row(Some(1), Some(2.0), None),
         row(None, Some(2.5), None),

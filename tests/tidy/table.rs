@@ -22,7 +22,8 @@ pub(crate) struct Home {
     pub(crate) tests: &'static [&'static str],
 }
 
-/// Packages that nothing but one another depends on and that may use any crate of ours: tests and measurements.
+/// Packages that nothing but one another depends on and that may use any crate of ours: tests and
+/// measurements.
 pub(crate) const LEAVES: &[&str] = &["millstream-tests", "millstream-benches", FUZZ];
 
 /// The fuzz targets: outside the workspace, as their sanitisers need another toolchain.

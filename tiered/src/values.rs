@@ -1,8 +1,9 @@
 //! Typed columns beside the raw values of records that are JSON objects.
 //!
 //! Which columns there are is declared, or inferred: the first row group of a range adds those of
-//! its keys that have none yet. A column that is there keeps its place and its type for good, since the schema
-//! is carried from range to range; a value that does not fit it reads null, and is counted.
+//! its keys that have none yet. A column that is there keeps its place and its type for good, since
+//! the schema is carried from range to range; a value that does not fit it reads null, and is
+//! counted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -78,8 +79,8 @@ impl ValueColumns {
         &self.columns
     }
 
-    /// Adds what of `declared` is not there yet. Columns that are keep their types. Returns the keys
-    /// that cannot have a column.
+    /// Adds what of `declared` is not there yet. Columns that are there keep their types. Returns
+    /// the keys that cannot have a column.
     pub fn declare(&mut self, declared: &[ValueColumn]) -> Vec<String> {
         let mut refused = Vec::new();
         for ValueColumn { key, value_type } in declared {
