@@ -159,8 +159,8 @@ impl Restore {
         if let Err(error) = check_size(&self.command(body)?) {
             let count = settings.partitions;
             let message = format!(
-                "topic `{topic}` has {count} partitions, more than can be restored at once: {error}. \
-                 Nothing was taken over"
+                "topic `{topic}` has {count} partitions, more than can be restored at once: \
+                 {error}. Nothing was taken over"
             );
             return Err(ServiceError::new(ErrorCode::LimitExceeded, message));
         }

@@ -57,8 +57,8 @@ pub(super) async fn wait(client: &Client) -> Result<ArchiveStatus> {
     }
 }
 
-/// Restores the topic on an empty broker from a copy of the archive in `dir`, and reads all of it; returns
-/// what it saw. `bytes` are those of all keys and values.
+/// Restores the topic on an empty broker from a copy of the archive in `dir`, and reads all of it;
+/// returns what it saw. `bytes` are those of all keys and values.
 pub(super) async fn replay(
     dir: &Path,
     status: &ArchiveStatus,
