@@ -27,13 +27,13 @@ use serde_json::json;
 use attacker::{Attacker, metric};
 use attacks::Sent;
 
-/// What the attacks may make the broker grow by, however long they last. The connection that holds
-/// back large frames may keep 128 MiB of them and its window of 64 MiB, one reader that never
-/// reads its send window of 16 MiB; the rest is for the many that hold little.
+/// What the attacks may make the broker grow by beyond what received frames hold, however long they
+/// last. The connection that holds back large frames may have a window of 64 MiB, one reader that
+/// never reads its send window of 16 MiB, replies that nobody reads 128 MiB; the rest is for the
+/// many that hold little.
 const GROWTH_KIB_MAX: u64 = 384 << 10;
-/// What received frames hold, by the broker's own account, at most: the one connection that holds
-/// back large ones, twice while one round of it follows the other.
-const HELD_BYTES_MAX: u64 = 256 << 20;
+/// What received frames may hold, by the broker's own account, as docs/configuration.md has it.
+const HELD_BYTES_MAX: u64 = (1 << 30) + (64 << 20);
 const HELD: &str = "quic_received_held_bytes";
 /// What a round of attacks may leave resident beyond what the one before left: what stays is to be
 /// used again. How much the first one leaves says little, since glibc keeps what lies free between
@@ -171,7 +171,7 @@ async fn watch_held(attacker: Arc<Attacker>, stop: Arc<AtomicBool>) -> Result<u6
 }
 
 /// Attacks for so long, beside a pair that behaves, and returns the most that the broker had
-/// resident meanwhile, in KiB.
+/// resident meanwhile, in KiB, less the most that received frames held.
 #[expect(clippy::print_stdout, reason = "a soak says what it did")]
 fn round(broker: &mut Broker, soak: &Soak, dice: Dice) -> Result<u64> {
     let stop = Arc::new(AtomicBool::new(false));
@@ -206,7 +206,7 @@ fn round(broker: &mut Broker, soak: &Soak, dice: Dice) -> Result<u64> {
         assert!(outcome.done > 0, "an attack that never came through proves nothing: {outcome:?}");
     }
     assert!(held_bytes < HELD_BYTES_MAX, "received frames held {held_bytes} bytes");
-    Ok(peak)
+    Ok(peak.saturating_sub(held_bytes >> 10))
 }
 
 /// What received frames hold once nobody sends any.
@@ -257,10 +257,11 @@ fn garbage_harms_nobody_else() -> Result<()> {
         rests.push(rest);
     }
     println!("{}", soak.sent.check()?);
-    assert_eq!(held_at_rest(&soak)?, 0, "received frames hold memory that nobody sent");
+    // A connection whose end was lost in the noise is noticed by its silence.
+    wait_until("received frames to hold nothing", ENDS_WITHIN, || Ok(held_at_rest(&soak)? == 0))?;
     println!(
-        "resident memory: {before} KiB before, {peaks:?} KiB at most and {rests:?} KiB at rest \
-         after each round"
+        "resident memory: {before} KiB before, {peaks:?} KiB at most beside received frames, \
+         and {rests:?} KiB at rest after each round"
     );
     let growth = peaks.iter().max().map_or(0, |peak| peak.saturating_sub(before));
     assert!(growth < GROWTH_KIB_MAX, "the broker grew by {growth} KiB");

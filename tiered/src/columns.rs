@@ -292,6 +292,14 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn a_key_takes_no_more_room_as_text_than_as_bytes() {
+        assert_eq!(legible("ünï".as_bytes()), "ünï");
+        assert_eq!(legible(b"a\xff\xfeb\xc3"), "a??b?");
+        let bytes = [0xff; 60];
+        assert_eq!(legible(&bytes).len(), bytes.len());
+    }
+
     /// In the batch's memory, or copied where it is compressed or small.
     #[test]
     fn values_are_the_same_wherever_they_lie() {

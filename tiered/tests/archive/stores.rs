@@ -70,6 +70,44 @@ async fn a_directory_holds_an_archive() {
     holds_an_archive(&Store::directory(&dir.path().join("archive")).unwrap()).await;
 }
 
+/// An object that a reader would refuse must never be the only copy: it is not even put.
+#[tokio::test]
+async fn what_no_reader_would_take_is_not_archived() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::directory(&dir.path().join("archive")).unwrap();
+    let mut archive = PartitionArchive::open(store.clone(), identity(), None).await.unwrap();
+    let batch = &batches(0, &[Plan::plain(10)])[0];
+    // Of 100,000 producers with five batches each; and of more than there can be.
+    let object = |producer_bytes| {
+        let mut encoder = Encoder::new(identity(), Offset::ZERO).unwrap();
+        encoder.push(batch).unwrap();
+        let producers = vec![7; producer_bytes].into();
+        encoder.finish(&RangeEnd { producers, ..RangeEnd::default() }).unwrap()
+    };
+    let mut miscounted = object(0);
+    miscounted.summary.records += 1;
+    let before = store.counters().written_bytes;
+    for refused in [object(26_000_000), miscounted] {
+        let refused = archive.append(LeaderEpoch(1), &refused, 1).await;
+        assert!(matches!(refused, Err(ArchiveError::Object { .. })), "{refused:?}");
+    }
+    assert_eq!(store.counters().written_bytes, before);
+    archive.append(LeaderEpoch(1), &object(13_900_000), 2).await.unwrap();
+    let archive = PartitionArchive::open(store, identity(), archive.head()).await.unwrap();
+    let end = archive.range_end().await.unwrap().unwrap();
+    assert_eq!(end.producers.len(), 13_900_000);
+}
+
+#[tokio::test]
+async fn a_directory_has_no_folders_of_what_was_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::directory(&dir.path().join("archive")).unwrap();
+    store.put("topics/a.1/0/one", "1".into()).await.unwrap();
+    store.put("topics/b.1/0/one", "1".into()).await.unwrap();
+    store.delete("topics/a.1/0/one").await.unwrap();
+    assert_eq!(store.folders("topics").await.unwrap(), ["b.1"]);
+}
+
 #[tokio::test]
 async fn an_s3_server_holds_an_archive() {
     let Some(python) = python::with("moto", &["moto[server]==5.2.5"]) else { return };
