@@ -330,10 +330,22 @@ print(json.dumps({tool: [[int(value) for value in row] for row in rows]
     for tool, rows in told.items()}))
 "#;
 
+/// A Python with the tools that analysts use; `None` where there is none to be had.
+fn analytics() -> Result<Option<PathBuf>> {
+    python("analytics", &["duckdb==1.5.5", "pyarrow", "polars"])
+}
+
+/// What a script says of the topic's objects below `data`, a JSON value a line.
+fn ask(bin: &Path, script: &str, data: &Path) -> Result<Vec<Value>> {
+    let mut command = std::process::Command::new(bin.join("python"));
+    command.args(["-c", script]);
+    command.arg(data.join(format!("archive/topics/{TOPIC}.*/*/*.parquet")));
+    json_lines(&success(&command.output()?)?)
+}
+
 #[test]
 fn analysts_see_what_was_produced() -> Result<()> {
-    let packages = ["duckdb==1.5.5", "pyarrow", "polars"];
-    let Some(bin) = python("analytics", &packages)? else { return Ok(()) };
+    let Some(bin) = analytics()? else { return Ok(()) };
     let dir = tempfile::tempdir()?;
     let data = dir.path().join("data");
     let broker = Broker::start_with(&data, &options(&[]))?;
@@ -351,10 +363,7 @@ fn analysts_see_what_was_produced() -> Result<()> {
             None => expected.push([partition, 1, offset, offset, bytes]),
         }
     }
-    let glob = data.join(format!("archive/topics/{TOPIC}.*/*/*.parquet"));
-    let mut command = std::process::Command::new(bin.join("python"));
-    command.args(["-c", ANALYST]).arg(glob);
-    let told = json_lines(&success(&command.output()?)?)?.pop().context("nothing was told")?;
+    let told = ask(&bin, ANALYST, &data)?.pop().context("nothing was told")?;
     for tool in ["duckdb", "pyarrow", "polars"] {
         ensure!(told[tool] == json!(expected), "{tool}: {} is not {expected:?}", told[tool]);
     }
@@ -373,8 +382,7 @@ for row in told.fetchall():
 
 #[test]
 fn sql_sees_the_columns_that_the_topic_declares() -> Result<()> {
-    let packages = ["duckdb==1.5.5", "pyarrow", "polars"];
-    let Some(bin) = python("analytics", &packages)? else { return Ok(()) };
+    let Some(bin) = analytics()? else { return Ok(()) };
     let dir = tempfile::tempdir()?;
     let data = dir.path().join("data");
     let broker = Broker::start_with(&data, &options(&[]))?;
@@ -396,10 +404,7 @@ fn sql_sees_the_columns_that_the_topic_declares() -> Result<()> {
     produce(&broker, TOPIC, &[record(json!({ "id": 2, "price": 3, "note": "late" }))], &[])?;
     wait_until_archived(&broker)?;
 
-    let glob = data.join(format!("archive/topics/{TOPIC}.*/*/*.parquet"));
-    let mut command = std::process::Command::new(bin.join("python"));
-    command.args(["-c", TYPED]).arg(glob);
-    let told = json_lines(&success(&command.output()?)?)?;
+    let told = ask(&bin, TYPED, &data)?;
     let row = |id: Option<i64>, price: Option<f64>, note: Option<&str>| {
         let t = "BIGINT";
         json!({ "id": id, "price": price, "note": note, "t": t })

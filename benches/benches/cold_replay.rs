@@ -20,7 +20,7 @@ use millstream_tests::{Broker, Options, json_lines, pause, success, wait_until};
 use serde_json::Value;
 
 const COLD: &str = "cold";
-/// How old records are replayed beside the load.
+/// How long archiving the old records may take.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Between two looks at whether a replay has ended.
 const LOOK: Duration = Duration::from_millis(5);
@@ -99,9 +99,9 @@ fn measure(broker: &Broker, archived_bytes: u64, values: &mut Values) -> Result<
     let alone = load(broker)?;
     let (beside, passes) = while_running(|| load(broker), |ended| replay(broker, ended))?;
     let (contended, pieces) = while_running(|| load(broker), stream)?;
-    let per_second = |bytes: f64| bytes / 1e6;
-    add("replay", "MB/s", per_second(quic::gigabytes(archived_bytes) * 1e9 * passes));
-    add("raw stream", "MB/s", per_second(quic::gigabytes(PIECE_BYTES) * 1e9 * pieces));
+    let mb_per_second = |bytes, times: f64| quic::gigabytes(bytes) * 1000.0 * times;
+    add("replay", "MB/s", mb_per_second(archived_bytes, passes));
+    add("raw stream", "MB/s", mb_per_second(PIECE_BYTES, pieces));
     for (place, name) in [("p50_us", "p50"), ("p99_us", "p99"), ("p999_us", "p99.9")] {
         let of = |run: &Value| {
             let found = run.pointer("/produce/latency").and_then(|found| found[place].as_f64());
@@ -162,6 +162,7 @@ fn replay(broker: &Broker, ended: &AtomicBool) -> Result<f64> {
         consumer.args(["consume", COLD]).stdout(Stdio::null()).stderr(Stdio::null());
         let mut consumer = consumer.spawn().context("cannot start a consumer")?;
         if !wait_or_end(&mut consumer, ended)? {
+            ensure!(passes > 0.0, "no replay came to its end beside the load: fewer MiB would do");
             return Ok(passes / until);
         }
         (passes, until) = (passes + 1.0, clock.monotonic().as_secs_f64());

@@ -6,8 +6,11 @@
 //! - `cargo bench -p millstream-benches --bench ratios` interleaves them with `millstream bench`
 //!   runs of the release binary (build it first: `cargo build --release`) and prints medians and
 //!   ratios.
+//! - `cargo bench -p millstream-benches --bench cold_replay` runs a load beside a replay out of the
+//!   archive, beside a raw stream of two other processes, and alone. It builds the release binary
+//!   if need be; `MILLSTREAM_BIN` names another. A quarter of the MiB are replayed.
 //!
-//! Both print a table, then everything as one line of JSON. The environment chooses:
+//! All print a table, then everything as one line of JSON. The environment chooses:
 //!
 //! | variable | meaning | default |
 //! |---|---|---|

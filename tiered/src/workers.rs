@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 /// waits for one has no bound here; callers have.
 ///
 /// # Errors
-/// The result is an error when `work` panicked; the call fails where no thread can be made.
+/// The result is one when `work` panicked.
 pub fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     static WORKERS: OnceLock<Option<Runtime>> = OnceLock::new();
     match WORKERS.get_or_init(|| start().ok()) {

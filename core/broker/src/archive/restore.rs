@@ -312,7 +312,6 @@ fn broken(found: &ArchivedTopic, what: &str) -> ServiceError {
 
 #[cfg(test)]
 mod tests {
-    use millstream_quorum::COMMAND_BYTES_MAX;
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Duration;
 
@@ -345,22 +344,22 @@ mod tests {
     }
 
     #[test]
-    fn the_widest_heads_take_as_much_as_any_can() {
-        let settings =
-            Settings { partitions: 2_000, replication_factor: 1, configs: BTreeMap::new() };
+    fn a_thousand_partitions_are_restored_at_once_and_not_two() {
+        let of =
+            |partitions| Settings { partitions, replication_factor: 1, configs: BTreeMap::new() };
+        let settings = of(2_000);
         let found = ArchivedTopic::new("orders".to_owned(), TOPIC);
-        let body = |partitions: &BTreeMap<_, _>| {
+        let body = |settings: &Settings, partitions: &BTreeMap<_, _>| {
             settings.restored(&found, partitions, &MetaState::default()).unwrap()
         };
         let command = |body| Command::new(CommandId(1), millstream_types::TimestampMs(1), body);
-        let none = BTreeMap::new();
-        assert!(check_size(&command(body(&none))).is_ok());
-        let widest = command(body(&settings.widest()));
+        let thousand = of(1_000);
+        assert!(check_size(&command(body(&thousand, &thousand.widest()))).is_ok());
+        let widest = command(body(&settings, &settings.widest()));
         assert!(check_size(&widest).is_err());
         let CommandBody::RestoreTopic { partitions, .. } = widest.body else { panic!("another") };
         let head = partitions[0].head.unwrap();
         assert!(head.end.value() > i64::MAX / 2, "the largest offset is one");
-        assert!(partitions.len() * 150 > COMMAND_BYTES_MAX);
     }
 
     #[tokio::test]
