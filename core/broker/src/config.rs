@@ -219,6 +219,10 @@ pub struct ArchiveSection {
     pub interval_ms: u64,
     /// Memory for what was read from the archive.
     pub cache_bytes: usize,
+    /// What replays out of the archive may take together, in bytes a second for each network
+    /// thread, while records are being produced; 0: as fast as they can. While nothing is produced
+    /// there is no bound.
+    pub replay_bytes_per_second: u64,
     /// Files in the data directory for ranges of objects that were read from a bucket; 0: none. A
     /// directory's objects need none.
     pub disk_cache_bytes_max: u64,
@@ -241,6 +245,7 @@ impl Default for ArchiveSection {
             uploads_max: 1,
             interval_ms: 1_000,
             cache_bytes: 128 * 1024 * 1024,
+            replay_bytes_per_second: 64 * 1024 * 1024,
             disk_cache_bytes_max: 1024 * 1024 * 1024,
             grace_ms: 3_600_000,
             backlog_bytes_max: 64 * 1024 * 1024 * 1024,
@@ -382,6 +387,8 @@ impl ArchiveSection {
         within("archive.uploads_max", self.uploads_max as u64, 1, 64)?;
         within("archive.interval_ms", self.interval_ms, 10, 3_600_000)?;
         within("archive.cache_bytes", self.cache_bytes as u64, 16 * 1024 * 1024, 1 << 40)?;
+        let replay = self.replay_bytes_per_second;
+        within("archive.replay_bytes_per_second", replay, 0, 1 << 40)?;
         within("archive.disk_cache_bytes_max", self.disk_cache_bytes_max, 0, 1 << 50)?;
         within("archive.grace_ms", self.grace_ms, 1_000, 365 * 24 * 3_600_000)?;
         within("archive.backlog_bytes_max", self.backlog_bytes_max, 1 << 20, 1 << 60)?;

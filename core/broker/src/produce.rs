@@ -55,6 +55,7 @@ impl LogProduceSession {
             check(bytes)?
         };
         let mut placed = self.partition.append(batch, &self.archives)?;
+        self.archives.pace.note_produced();
         if placed.duplicate {
             placed.append_time = first_append_time(&self.partition, placed.base_offset).await;
         }

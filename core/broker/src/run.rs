@@ -18,7 +18,7 @@ use millstream_types::{BrokerId, ClusterId, DirectoryId, ErrorCode, TimestampMs}
 use tokio::sync::Semaphore;
 
 use crate::admin::propose;
-use crate::archive::{self, Archives};
+use crate::archive::{self, Archives, Pace};
 use crate::certificates::{self, CertificateError};
 use crate::config::{Advertised, BrokerConfig, ConfigError};
 use crate::directory::{self, DirectoryError, Identity};
@@ -115,10 +115,7 @@ pub fn run(
     ready: impl FnOnce(&Ready),
     stop: impl AsyncFnOnce(),
 ) -> Result<(), RunError> {
-    let threads = match config.broker.network_threads {
-        0 => (std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1),
-        threads => threads,
-    };
+    let threads = network_threads(config);
     let mut builder = if threads == 1 {
         tokio::runtime::Builder::new_current_thread()
     } else {
@@ -142,6 +139,19 @@ pub fn run(
             directory::leave_fence(&config.broker.dir, &reason);
             Err(RunError::Fenced { reason: reason.to_string() })
         }
+    }
+}
+
+/// What replays may take beside producers: so much for each network thread.
+fn pace(config: &BrokerConfig) -> Pace {
+    let threads = network_threads(config) as u64;
+    Pace::new(config.archive.replay_bytes_per_second.saturating_mul(threads))
+}
+
+fn network_threads(config: &BrokerConfig) -> usize {
+    match config.broker.network_threads {
+        0 => (std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1),
+        threads => threads,
     }
 }
 
@@ -177,6 +187,7 @@ impl Broker {
             identity.cluster,
             Arc::clone(&clock),
             Arc::clone(&quorum),
+            pace(config),
         ));
         archives.start().await?;
         let mut partitions_config =

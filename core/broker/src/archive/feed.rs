@@ -8,7 +8,7 @@ use millstream_service::ServiceError;
 use millstream_tiered::{ArchiveError, ArchiveReader, Replayed};
 use millstream_types::{ErrorCode, Offset, TimestampMs, TopicPartition};
 
-use super::{Archives, service_error};
+use super::{Archives, PIECE_BYTES, service_error};
 
 /// One reader's way through a partition's archive. It opens the archive at its first read, and
 /// again where that has grown since.
@@ -22,6 +22,15 @@ pub(crate) struct Feed {
 impl Feed {
     pub(crate) const fn new(archives: Arc<Archives>, id: TopicPartition) -> Self {
         Self { archives, id, reader: None }
+    }
+
+    /// Batches from the one that holds `offset` on, a piece of them, and where to read on, once it
+    /// is their turn beside what is produced. May be dropped and called again.
+    pub(crate) async fn next(&mut self, offset: Offset) -> Result<Replayed, ServiceError> {
+        let replayed = self.read(offset, PIECE_BYTES).await?;
+        let bytes = replayed.batches.iter().map(Bytes::len).sum();
+        self.archives.pace.turn(self.archives.clock.as_ref(), bytes).await;
+        Ok(replayed)
     }
 
     /// Batches from the one that holds `offset` on, of at most `bytes_max` bytes, and where to read

@@ -6,6 +6,7 @@ mod feed;
 mod offload;
 mod opening;
 mod owner;
+mod pace;
 mod requests;
 mod restore;
 mod slot;
@@ -30,6 +31,7 @@ use millstream_types::{ClusterId, ErrorCode, LeaderEpoch, Offset, TopicPartition
 pub(crate) use feed::Feed;
 pub(crate) use offload::run;
 use opening::{Location, Opened, Opening};
+pub(crate) use pace::{PIECE_BYTES, Pace};
 pub(crate) use restore::Restores;
 use slot::Slot;
 
@@ -57,6 +59,8 @@ pub(crate) struct Archives {
     clock: Arc<dyn Clock>,
     quorum: Arc<Quorum>,
     opening: Arc<Opening>,
+    /// Of replays beside producers.
+    pub(crate) pace: Pace,
     slots: Mutex<BTreeMap<TopicPartition, Arc<Slot>>>,
     /// What waits to be archived, as of the last look.
     backlog_bytes: AtomicU64,
@@ -70,6 +74,7 @@ impl Archives {
         cluster: ClusterId,
         clock: Arc<dyn Clock>,
         quorum: Arc<Quorum>,
+        pace: Pace,
     ) -> Self {
         let location = Location::new(&config.location, dir);
         let opening = Opening::new(location.clone(), config, dir, Arc::clone(&clock));
@@ -80,6 +85,7 @@ impl Archives {
             clock,
             quorum,
             opening,
+            pace,
             slots: Mutex::default(),
             backlog_bytes: AtomicU64::new(0),
             counters: Counters::default(),

@@ -16,7 +16,7 @@ use millstream_wire::{
 };
 
 use super::*;
-use crate::archive::to_meta;
+use crate::archive::{Pace, to_meta};
 use crate::config::ArchiveSection;
 
 const BROKER: BrokerId = BrokerId(1);
@@ -46,7 +46,8 @@ impl Bench {
         // A file where the archive's directory should be: the store cannot be had.
         std::fs::write(dir.path().join("archive"), "in the way").unwrap();
         let (section, clock_) = (ArchiveSection::default(), Arc::clone(&clock));
-        let archives = Archives::new(&section, dir.path(), cluster, clock_, Arc::clone(&quorum));
+        let archives =
+            Archives::new(&section, dir.path(), cluster, clock_, Arc::clone(&quorum), Pace::new(0));
         let partitions = Arc::new(Partitions::new(PartitionsConfig {
             broker: BROKER,
             disk,
