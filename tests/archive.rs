@@ -1,6 +1,7 @@
 //! Old records leave the local disk for the archive, and nobody who reads them notices.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -8,8 +9,8 @@ use bytes::Bytes;
 use millstream_net::ClientTls;
 use millstream_net::client::{Connection, Connector, ConnectorConfig};
 use millstream_tests::{
-    Broker, Dice, Options, consume, failure, json_lines, partition_dir, produce, python, success,
-    topics, wait_until,
+    Broker, Dice, Options, Phoenix, consume, failure, json_lines, partition_dir, pause, produce,
+    python, success, topics, wait_until,
 };
 use millstream_types::{PartitionIndex, TimestampMs, TopicId};
 use millstream_wire::api::{
@@ -211,6 +212,50 @@ fn a_bucket_alone_brings_a_topic_back() -> Result<()> {
     success(&broker.millstream(&["archive", "restore", TOPIC])?)?;
     same(&grown, &everything(&broker)?).context("restored again")?;
     Ok(())
+}
+
+/// More partitions than one command of the metadata holds.
+const MANY: u32 = 2_000;
+
+#[test]
+fn a_topic_of_many_partitions_comes_back_whenever_the_broker_dies() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let archive = dir.path().join("bucket");
+    let location = archive.to_str().context("a path in UTF-8")?;
+    let options = options(&[("MILLSTREAM_ARCHIVE__LOCATION", location)]);
+    let broker = Broker::start_with(&dir.path().join("first"), &options)?;
+    create(&broker, MANY, &[])?;
+    let record = |partition: u32| json!({ "partition": partition, "value": partition.to_string() });
+    let records: Vec<Value> = (0..MANY).step_by(10).map(record).collect();
+    produce(&broker, TOPIC, &records, &[])?;
+    wait_until_archived(&broker)?;
+    let before = everything(&broker)?;
+    ensure!(before.len() == records.len(), "{} records", before.len());
+    let log = broker.kill9()?;
+    ensure!(!log.contains("panicked"), "{log}");
+
+    let mut phoenix = Phoenix::start(&dir.path().join("second"), options)?;
+    for wait_ms in [100, 500, 2_000] {
+        let mut restoring = phoenix.broker.command()?;
+        let mut restoring =
+            restoring.args(["archive", "restore", TOPIC]).stdout(Stdio::null()).spawn()?;
+        pause(Duration::from_millis(wait_ms));
+        phoenix = phoenix.kill_and_restart()?;
+        restoring.kill()?;
+        restoring.wait()?;
+        let half = topics(&phoenix.broker)?.len() == 1 && status(&phoenix.broker)?.is_empty();
+        ensure!(!half, "a topic without its partitions");
+    }
+    wait_until("it is restored", PATIENCE * 2, || {
+        let restored = phoenix.broker.millstream(&["archive", "restore", TOPIC])?;
+        Ok(restored.status.success())
+    })?;
+    let rows = status(&phoenix.broker)?;
+    ensure!(rows.len() == usize::try_from(MANY)?, "{} partitions", rows.len());
+    same(&before, &everything(&phoenix.broker)?).context("restored")?;
+    produce(&phoenix.broker, TOPIC, &records, &[])?;
+    ensure!(everything(&phoenix.broker)?.len() == 2 * before.len());
+    success(&phoenix.broker.millstream(&["archive", "verify", TOPIC])?).map(drop)
 }
 
 /// The identity of the cluster of a data directory.

@@ -95,6 +95,17 @@ impl LogSubscription {
         Ok(())
     }
 
+    /// Where the next batches are. What retention gave up while they were on their way stays in the
+    /// store for its grace, and is read on from there.
+    fn source(&self) -> Result<Source, ServiceError> {
+        match self.partition.source(self.from, self.max_bytes) {
+            Err(error) if error.code == ErrorCode::OffsetOutOfRange && self.last.archived => {
+                Ok(Source::Archive)
+            }
+            source => source,
+        }
+    }
+
     fn deliver(&mut self, batches: Vec<Bytes>, next: Cursor) -> SubscriptionEvent {
         let bytes = batches.iter().map(Bytes::len).sum();
         self.last = Delivered { from: self.from, bytes, archived: false };
@@ -154,7 +165,7 @@ impl Subscription for LogSubscription {
             }
             // Marked as seen before reading, so that no progress slips between the two.
             self.progress.borrow_and_update();
-            match self.partition.source(self.from, self.max_bytes)? {
+            match self.source()? {
                 Source::Log(ReadPlan::Memory { batches, next }) => {
                     self.loan = None;
                     return Ok(self.deliver(batches, next));

@@ -61,6 +61,8 @@ pub(crate) struct Options {
     pub(crate) dir: PathBuf,
     /// Where it archives, if not below its data directory.
     pub(crate) archive: Option<PathBuf>,
+    /// How often it applies retention, if not as by default.
+    pub(crate) maintenance: Option<Duration>,
     /// The processors to pin it to, as taskset takes them.
     pub(crate) cpus: Option<String>,
     /// Whether it is to go on after this process, and when its terminal sends Ctrl-C. Any other
@@ -171,6 +173,10 @@ fn command(options: &Options) -> Result<Command> {
         .env_remove("MILLSTREAM_CONFIG");
     if let Some(archive) = &options.archive {
         command.arg("--archive").arg(archive);
+    }
+    if let Some(interval) = options.maintenance {
+        let interval_ms = interval.as_millis().to_string();
+        command.env("MILLSTREAM_STORAGE__MAINTENANCE_INTERVAL_MS", interval_ms);
     }
     if options.detached {
         command.process_group(0);

@@ -1,20 +1,19 @@
-//! What the metadata knows of the archive: one head per partition, and deleted topics whose objects
-//! are still there.
+//! What the metadata knows of the archive: one head per partition, deleted topics whose objects are
+//! still there, and restores that have not come to their end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use millstream_types::{
-    Digest, LeaderEpoch, Offset, PartitionIndex, ProducerId, TimestampMs, TopicId,
-};
+use millstream_types::{Digest, LeaderEpoch, Offset, PartitionIndex, TimestampMs, TopicId};
 use serde::{Deserialize, Serialize};
 
 use crate::error::MetaError;
 use crate::form;
 use crate::machine::{Applied, Outcome};
+use crate::restore::{RestoredPartition, Restores};
 use crate::state::MetaState;
 
-/// The most heads that one command moves.
+/// The most heads that one command moves, or brings back.
 pub const ARCHIVE_HEADS_MAX: usize = 1_000;
 /// The most deleted topics whose objects wait to be removed.
 pub const DELETED_TOPICS_MAX: usize = 100_000;
@@ -40,7 +39,7 @@ pub struct ArchiveHead {
 }
 
 impl ArchiveHead {
-    const fn is_whole(&self) -> bool {
+    pub(crate) const fn is_whole(&self) -> bool {
         self.start.value() <= self.end.value() && self.leader_epoch.0 >= 0
     }
 
@@ -68,17 +67,6 @@ pub struct MovedHead {
     pub head: ArchiveHead,
 }
 
-/// A partition as the archive alone tells of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RestoredPartition {
-    /// The leadership that it continues from.
-    #[serde(with = "form::epoch")]
-    pub leader_epoch: LeaderEpoch,
-    /// How far it is archived; `None` where nothing ever was.
-    pub head: Option<ArchiveHead>,
-}
-
 /// A topic that was deleted while the archive held objects of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DeletedTopic {
@@ -96,6 +84,7 @@ pub type TopicHeads = BTreeMap<PartitionIndex, ArchiveHead>;
 pub(crate) struct ArchiveState {
     pub(crate) heads: Arc<BTreeMap<TopicId, Arc<TopicHeads>>>,
     pub(crate) deleted: Arc<BTreeMap<TopicId, DeletedTopic>>,
+    pub(crate) restoring: Arc<Restores>,
 }
 
 impl MetaState {
@@ -176,23 +165,9 @@ impl MetaState {
         if self.archive.deleted.keys().any(buried) {
             return Some("a deleted topic does not exist");
         }
-        (self.archive.deleted.len() > DELETED_TOPICS_MAX)
-            .then_some("deleted topics are within the limit")
+        if self.archive.deleted.len() > DELETED_TOPICS_MAX {
+            return Some("deleted topics are within the limit");
+        }
+        self.restores_fault()
     }
-}
-
-/// Refuses restored partitions that no archive could have.
-pub(crate) fn restored_fault(
-    partitions: &[RestoredPartition],
-    producers_from: ProducerId,
-) -> Option<&'static str> {
-    let whole = |one: &RestoredPartition| {
-        one.leader_epoch.0 >= 0 && one.head.is_none_or(|head| head.is_whole())
-    };
-    if !partitions.iter().all(whole) {
-        return Some(
-            "a restored partition starts before it ends, with an epoch that is not negative",
-        );
-    }
-    (producers_from.0 < 0).then_some("producer ids are not negative")
 }

@@ -8,12 +8,13 @@ use std::str::FromStr;
 use millstream_types::{BrokerId, ClusterId, DirectoryId, ProducerId, TimestampMs, TopicId};
 use serde::{Deserialize, Serialize};
 
-use crate::archive::{MovedHead, RestoredPartition};
+use crate::archive::MovedHead;
 use crate::form;
+use crate::restore::{RestoreName, RestoredPartition};
 
 /// The newest version of the commands' JSON form that this build reads. A command is written in
 /// the oldest that has it, so that an older build fails on nothing that it could read.
-pub const COMMAND_VERSION: u32 = 4;
+pub const COMMAND_VERSION: u32 = 5;
 
 /// Names one intent to change the metadata. A caller that does not know whether its command was
 /// applied sends it again under the same id and gets the first application's outcome.
@@ -158,7 +159,7 @@ pub enum CommandBody {
         replication_factor: u16,
         /// Configs that differ from the defaults, by name.
         configs: BTreeMap<String, String>,
-        /// Its partitions, in order of their index.
+        /// Its partitions, in order of their index; behind those that came in parts.
         partitions: Vec<RestoredPartition>,
         /// No number below this is given to a new producer from now on: those of the topic's
         /// producers that this cluster, or an early build, gave an id to may go on.
@@ -168,6 +169,23 @@ pub enum CommandBody {
         /// version 4.
         #[serde(default, skip_serializing_if = "Vec::is_empty", with = "form::producers")]
         other_producers: Vec<ProducerId>,
+        /// The restore whose parts are the topic's first partitions. Since version 5.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        parts: Option<RestoreName>,
+    },
+    /// Keeps a part of what a topic is to be restored of, for the [`CommandBody::RestoreTopic`]
+    /// that names the same restore. Parts come in order; the first takes the place of the broker's
+    /// restore before, and a broker that registers has none. Since version 5.
+    RestorePartitions {
+        /// The restore.
+        of: RestoreName,
+        /// The topic's identity.
+        #[serde(with = "form::text")]
+        topic: TopicId,
+        /// The index of the first of these partitions.
+        first: u32,
+        /// The partitions, at most [`crate::ARCHIVE_HEADS_MAX`].
+        partitions: Vec<RestoredPartition>,
     },
     /// Forgets a deleted topic whose objects are gone from the archive. Since version 3.
     ForgetDeletedTopic {
@@ -200,6 +218,7 @@ impl CommandBody {
             Self::AlterTopic { .. } => "alter-topic",
             Self::MoveArchiveHeads { .. } => "move-archive-heads",
             Self::RestoreTopic { .. } => "restore-topic",
+            Self::RestorePartitions { .. } => "restore-partitions",
             Self::ForgetDeletedTopic { .. } => "forget-deleted-topic",
             Self::AllocateProducerIds { .. } => "allocate-producer-ids",
         }
@@ -208,6 +227,7 @@ impl CommandBody {
     /// The version of the JSON form that brought it.
     const fn version(&self) -> u32 {
         match self {
+            Self::RestorePartitions { .. } | Self::RestoreTopic { parts: Some(_), .. } => 5,
             Self::RestoreTopic { other_producers, .. } if !other_producers.is_empty() => 4,
             Self::MoveArchiveHeads { .. }
             | Self::RestoreTopic { .. }

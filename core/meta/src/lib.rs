@@ -17,12 +17,12 @@ mod machine;
 mod name;
 mod placement;
 mod producers;
+mod restore;
 mod snapshot;
 mod state;
 
 pub use archive::{
-    ARCHIVE_HEADS_MAX, ArchiveHead, DELETED_TOPICS_MAX, DeletedTopic, MovedHead, RestoredPartition,
-    TopicHeads,
+    ARCHIVE_HEADS_MAX, ArchiveHead, DELETED_TOPICS_MAX, DeletedTopic, MovedHead, TopicHeads,
 };
 pub use columns::{
     ColumnType, DECLARED_COLUMNS_MAX, DECLARED_KEY_BYTES_MAX, DeclaredColumn, DeclaredColumns,
@@ -41,6 +41,7 @@ pub use machine::{
 pub use name::validate_topic_name;
 pub use placement::place;
 pub use producers::OTHER_ORIGINS_MAX;
+pub use restore::{RestoreName, RestoredPartition};
 pub use snapshot::SnapshotError;
 pub use state::{Broker, InvariantError, MetaState, Partition, Topic, TopicChange};
 

@@ -11,13 +11,14 @@ use millstream_types::{
 use serde::{Deserialize, Serialize};
 
 use crate::FORMAT_VERSION;
-use crate::archive::{DELETED_TOPICS_MAX, RestoredPartition, restored_fault};
+use crate::archive::DELETED_TOPICS_MAX;
 use crate::command::{Command, CommandBody, CommandId, Endpoint};
 use crate::config::{ConfigError, TopicConfig, canonical};
 use crate::error::{MetaError, clip};
 use crate::form;
 use crate::name::{collision_key, validate_topic_name};
 use crate::placement::place;
+use crate::restore::Source;
 use crate::state::{Broker, MetaState, Partition, Topic};
 
 /// The most brokers that one cluster may have.
@@ -82,6 +83,14 @@ pub enum Applied {
         /// Its id.
         #[serde(with = "form::text")]
         topic: TopicId,
+    },
+    /// What has come of a topic's partitions is kept until it is restored.
+    RestoredPartitionsKept {
+        /// The topic's id.
+        #[serde(with = "form::text")]
+        topic: TopicId,
+        /// How many have come.
+        count: u64,
     },
     /// A deleted topic is forgotten.
     DeletedTopicForgotten {
@@ -218,12 +227,16 @@ impl MetaState {
                 partitions,
                 producers_from,
                 other_producers,
+                parts,
             } => {
-                let count = u32::try_from(partitions.len()).unwrap_or(u32::MAX);
-                let wanted =
-                    NewTopic { name, topic, partitions: count, replication_factor, configs };
-                let producers = (producers_from, &*other_producers);
-                self.restore_topic(at, wanted, &partitions, producers)
+                // What it is restored of says how many.
+                let wanted = NewTopic { name, topic, partitions: 0, replication_factor, configs };
+                let (partitions, other_producers) = (&*partitions, &*other_producers);
+                let source = Source { parts, partitions, producers_from, other_producers };
+                self.restore_topic(at, wanted, &source)
+            }
+            CommandBody::RestorePartitions { of, topic, first, partitions } => {
+                self.keep_restored(of, topic, first, partitions)
             }
             CommandBody::ForgetDeletedTopic { topic } => self.forget_deleted_topic(topic),
             CommandBody::AlterTopicConfigs { topic, set, remove } => {
@@ -273,6 +286,7 @@ impl MetaState {
         let registered = Broker { id: broker, epoch, endpoints, directories };
         Arc::make_mut(&mut self.brokers).insert(broker, Arc::new(registered));
         self.begin_leaderships(broker);
+        self.forget_restore(broker);
         Ok(Applied::BrokerRegistered { epoch })
     }
 
@@ -319,7 +333,7 @@ impl MetaState {
         }
     }
 
-    fn create_topic(&mut self, at: TimestampMs, wanted: NewTopic) -> Outcome {
+    pub(crate) fn create_topic(&mut self, at: TimestampMs, wanted: NewTopic) -> Outcome {
         let NewTopic { name, topic, partitions, replication_factor, configs } = wanted;
         validate_topic_name(&name)?;
         if let Some(existing) = self.topic_colliding(&name) {
@@ -354,33 +368,6 @@ impl MetaState {
         Ok(Applied::TopicCreated { topic })
     }
 
-    /// Makes a topic whose partitions go on where their archive ends.
-    fn restore_topic(
-        &mut self,
-        at: TimestampMs,
-        wanted: NewTopic,
-        partitions: &[RestoredPartition],
-        (producers_from, others): (ProducerId, &[ProducerId]),
-    ) -> Outcome {
-        let fault = restored_fault(partitions, producers_from);
-        if let Some(reason) = fault.or_else(|| self.others_fault(others)) {
-            let reason = reason.to_owned();
-            return Err(MetaError::InvalidPartitions { asked: wanted.partitions, reason });
-        }
-        let topic = wanted.topic;
-        self.create_topic(at, wanted)?;
-        if let Some(made) = Arc::make_mut(&mut self.topics).get_mut(&topic) {
-            let made = Arc::make_mut(made);
-            for (partition, restored) in made.partitions.iter_mut().zip(partitions) {
-                partition.leader_epoch = LeaderEpoch(restored.leader_epoch.0.saturating_add(1));
-            }
-        }
-        self.restore_heads(topic, partitions);
-        self.producer_id_next = self.producer_id_next.max(producers_from.0);
-        self.know_producers(others);
-        Ok(Applied::TopicRestored { topic })
-    }
-
     /// Places `count` new partitions of a topic that will have `total`, and counts them.
     fn place_new(
         &mut self,
@@ -412,8 +399,10 @@ impl MetaState {
         let Some(existing) = self.topics.get(&topic).map(Arc::clone) else {
             return Err(MetaError::UnknownTopic { topic });
         };
-        // Before its first head moves, too: an object may be on its way.
-        if existing.config.remote_storage_enable {
+        // Before its first head moves, too: an object may be on its way. And whatever its config
+        // says, if it was restored.
+        let has_heads = self.archive.heads.contains_key(&topic);
+        if existing.config.remote_storage_enable || has_heads {
             if self.archive.deleted.len() >= DELETED_TOPICS_MAX {
                 return Err(full("deleted topics in the archive", DELETED_TOPICS_MAX as u64));
             }
@@ -497,12 +486,12 @@ impl MetaState {
 }
 
 /// The fields of [`CommandBody::CreateTopic`].
-struct NewTopic {
-    name: String,
-    topic: TopicId,
-    partitions: u32,
-    replication_factor: u16,
-    configs: BTreeMap<String, String>,
+pub(crate) struct NewTopic {
+    pub(crate) name: String,
+    pub(crate) topic: TopicId,
+    pub(crate) partitions: u32,
+    pub(crate) replication_factor: u16,
+    pub(crate) configs: BTreeMap<String, String>,
 }
 
 /// A partition as it begins: every replica is in sync, for there is nothing to have yet.

@@ -15,6 +15,7 @@ use crate::config::{ConfigError, TopicConfig};
 use crate::form;
 use crate::machine::{AppliedCommands, MetaMachine, Outcome};
 use crate::name::collision_key;
+use crate::restore::{RestoreName, RestoredPartition, Restoring};
 use crate::state::{Broker, InvariantError, MetaState, Partition, Topic};
 
 /// The version of the form that this build writes, and the only one that it reads so far.
@@ -60,6 +61,9 @@ struct SnapshotForm {
     /// Deleted topics that the archive still holds objects of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     deleted: Vec<DeletedForm>,
+    /// Restores in parts that have not come to their end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    restoring: Vec<RestoringForm>,
     applied: Vec<AppliedForm>,
 }
 
@@ -104,6 +108,14 @@ struct DeletedForm {
     deleted_ms: TimestampMs,
 }
 
+#[derive(Serialize, Deserialize)]
+struct RestoringForm {
+    of: RestoreName,
+    #[serde(with = "form::text")]
+    topic: TopicId,
+    partitions: Vec<RestoredPartition>,
+}
+
 /// Replicas, in-sync set, leader, leader epoch, partition epoch.
 #[derive(Serialize, Deserialize)]
 struct PartitionForm {
@@ -140,6 +152,7 @@ impl MetaMachine {
             brokers: state.brokers.values().map(|broker| broker_form(broker)).collect(),
             topics: state.topics.values().map(|topic| topic_form(state, topic)).collect(),
             deleted: state.deleted_topics().map(deleted_form).collect(),
+            restoring: state.archive.restoring.iter().map(restoring_form).collect(),
             applied: self
                 .applied()
                 .iter()
@@ -175,6 +188,7 @@ impl MetaMachine {
         }
         let deleted = form.deleted.into_iter().map(deleted_of);
         archive.deleted = Arc::new(deleted.collect());
+        archive.restoring = Arc::new(form.restoring.into_iter().map(restoring_of).collect());
         let others = form.other_producers.iter().map(|id| (id.origin(), id.number()));
         let brokers = form.brokers.into_iter().map(|form| (form.id, Arc::new(broker_of(form))));
         let state = MetaState {
@@ -225,6 +239,17 @@ fn deleted_form((id, topic): (TopicId, &DeletedTopic)) -> DeletedForm {
 
 fn deleted_of(form: DeletedForm) -> (TopicId, DeletedTopic) {
     (form.id, DeletedTopic { name: form.name.into(), deleted: form.deleted_ms })
+}
+
+fn restoring_form((broker, restoring): (&BrokerId, &Restoring)) -> RestoringForm {
+    let Restoring { restore, topic, partitions } = restoring;
+    let of = RestoreName { broker: *broker, restore: *restore };
+    RestoringForm { of, topic: *topic, partitions: partitions.clone() }
+}
+
+fn restoring_of(form: RestoringForm) -> (BrokerId, Restoring) {
+    let RestoringForm { of, topic, partitions } = form;
+    (of.broker, Restoring { restore: of.restore, topic, partitions })
 }
 
 fn topic_form(state: &MetaState, topic: &Topic) -> TopicForm {

@@ -151,6 +151,7 @@ fn a_restored_topic_goes_on_where_its_archive_ends() {
         partitions,
         producers_from: ProducerId(producers_from),
         other_producers: Vec::new(),
+        parts: None,
     };
     let never = RestoredPartition { leader_epoch: LeaderEpoch(0), head: None };
     let twisted = RestoredPartition { leader_epoch: LeaderEpoch(4), head: Some(head(3, 9, 5, 4)) };
@@ -190,6 +191,7 @@ fn a_restored_topics_producers_are_not_this_clusters() {
         partitions: vec![RestoredPartition { leader_epoch: LeaderEpoch(0), head: None }],
         producers_from: ProducerId(0),
         other_producers,
+        parts: None,
     };
     for wrong in [own, ProducerId(7), ProducerId::NONE] {
         assert!(driver.apply(restore(0xb2, "payments", vec![wrong])).is_err(), "{wrong}");

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use millstream_meta::*;
-use millstream_types::{BrokerId, ClusterId, DirectoryId, TimestampMs, TopicId};
+use millstream_types::{
+    BrokerId, ClusterId, Digest, DirectoryId, LeaderEpoch, Offset, ProducerId, TimestampMs, TopicId,
+};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 
@@ -98,7 +100,42 @@ fn body() -> impl Strategy<Value = CommandBody> {
         ),
         2 => (broker(), count)
             .prop_map(|(broker, count)| CommandBody::AllocateProducerIds { broker, count }),
+        4 => (restore(), topic(), 0..4_u32, vec(restored(), 0..4)).prop_map(
+            |(of, topic, first, partitions)| CommandBody::RestorePartitions {
+                of,
+                topic,
+                first,
+                partitions,
+            }
+        ),
+        3 => (name(), topic(), vec(restored(), 0..3), prop::option::of(restore())).prop_map(
+            |(name, topic, partitions, parts)| CommandBody::RestoreTopic {
+                name,
+                topic,
+                replication_factor: 1,
+                configs: BTreeMap::new(),
+                partitions,
+                producers_from: ProducerId(0),
+                other_producers: Vec::new(),
+                parts,
+            }
+        ),
     ]
+}
+
+fn restore() -> impl Strategy<Value = RestoreName> {
+    (broker(), 0..2_u128)
+        .prop_map(|(broker, restore)| RestoreName { broker, restore: CommandId(restore) })
+}
+
+fn restored() -> impl Strategy<Value = RestoredPartition> {
+    (-1..9_i32).prop_map(|epoch| {
+        let leader_epoch = LeaderEpoch(epoch);
+        let (start, end) = (Offset::ZERO, Offset::new(epoch.into()).unwrap_or_default());
+        let digest = Digest::from_bytes([1; 32]);
+        let head = ArchiveHead { number: 1, digest, start, end, leader_epoch };
+        RestoredPartition { leader_epoch, head: (epoch > 4).then_some(head) }
+    })
 }
 
 /// Commands of which some share an id; the first two make a cluster with one broker.

@@ -304,6 +304,13 @@ fn the_demo_verifies_and_leaves_nothing() {
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&report["records_out"], &report["verified"]), (&200_000.into(), &true.into()));
     assert_eq!(report["checksum_in"], report["checksum_out"]);
+    let archive = &report["archive"];
+    for reading in ["replayed", "restored"] {
+        assert_eq!(report["checksum_in"], archive[reading]["checksum"], "{reading}");
+    }
+    let local = |name: &str| archive["local"][name].as_u64().unwrap();
+    assert!(local("records_gone") > 100_000, "{archive}");
+    assert!(local("bytes_after") < local("bytes_before") / 2, "{archive}");
     assert_eq!(left_in(temporary.path()), 0);
 
     let data = temporary.path().join("data");

@@ -2,19 +2,22 @@
 //!
 //! What the metadata would refuse is refused before anything is taken from another cluster. Then
 //! the topic is made this cluster's, then each partition's archive, and last the topic is made in
-//! the metadata: it is of use only once nobody else appends to what it goes on from. Each step may
+//! the metadata: it is of use only once nobody else appends to what it goes on from. One of many
+//! partitions is told to the metadata in parts, and made of them by the last command. Each step may
 //! be repeated, so that a restore that died is finished by running it again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use millstream_env::clock::Clock;
-use millstream_meta::{Command, CommandBody, CommandId, MetaState, RestoredPartition};
+use millstream_meta::{
+    ARCHIVE_HEADS_MAX, Command, CommandBody, CommandId, MetaState, RestoreName, RestoredPartition,
+};
 use millstream_quorum::check_size;
 use millstream_replica::ProducerTable;
 use millstream_service::ServiceError;
-use millstream_tiered::{ArchivedPartition, ArchivedTopic, ConfigMap, Head, TopicError};
-use millstream_types::{Digest, ErrorCode, LeaderEpoch, PartitionIndex, ProducerId, TopicId};
+use millstream_tiered::{ArchivedPartition, ArchivedTopic, ConfigMap, TopicError};
+use millstream_types::{BrokerId, ErrorCode, LeaderEpoch, PartitionIndex, ProducerId, TopicId};
 use millstream_wire::api::{RestoreTopicRequest, RestoreTopicResponse};
 use tokio::sync::watch;
 
@@ -32,6 +35,8 @@ type Outcome = Result<(), ServiceError>;
 #[derive(Debug, Default)]
 pub(crate) struct Restores {
     running: Mutex<BTreeMap<TopicId, watch::Receiver<Option<Outcome>>>>,
+    /// Of the restores in parts, whose turn it is: the metadata keeps one a broker.
+    in_parts: tokio::sync::Mutex<()>,
 }
 
 impl Restores {
@@ -99,6 +104,8 @@ impl BrokerService {
             let restore = Restore {
                 found,
                 command: request.command.0,
+                broker: self.broker,
+                restores: Arc::clone(&self.restores),
                 archives: Arc::clone(&self.archives),
                 partitions: Arc::clone(&self.partitions),
                 clock: Arc::clone(&self.clock),
@@ -113,6 +120,8 @@ impl BrokerService {
 struct Restore {
     found: ArchivedTopic,
     command: [u8; 16],
+    broker: BrokerId,
+    restores: Arc<Restores>,
     archives: Arc<Archives>,
     partitions: Arc<Partitions>,
     clock: Arc<dyn Clock>,
@@ -136,7 +145,7 @@ impl Restore {
         let owned = found.check_owner(store, cluster).await;
         owned.map_err(|error| topic_error(&error))?;
         let body = settings.restored(found, &taken, &archives.state())?;
-        propose(&archives.quorum, self.command(body)?).await?;
+        self.make(body).await?;
         self.partitions.reconcile(archives.state()).await;
         tracing::info!(topic = %found.topic, id = %found.topic_id, partitions = taken.len(),
             "a topic is restored, and its archive is this cluster's");
@@ -155,18 +164,26 @@ impl Restore {
             return Err(ServiceError::new(ErrorCode::InvalidRequest, message));
         }
         let settings = Settings::read(&self.found, config)?;
-        let body = settings.restored(&self.found, &settings.widest(), &state)?;
-        if let Err(error) = check_size(&self.command(body)?) {
-            let count = settings.partitions;
-            let message = format!(
-                "topic `{topic}` has {count} partitions, more than can be restored at once: \
-                 {error}. Nothing was taken over"
-            );
-            return Err(ServiceError::new(ErrorCode::LimitExceeded, message));
-        }
         let body = settings.restored(&self.found, &BTreeMap::new(), &state)?;
         let checked = state.check_command(self.command(body)?);
         checked.map_err(|refused| ServiceError::new(refused.code(), refused.to_string()))
+    }
+
+    /// Makes the topic, of parts if one command does not hold it.
+    async fn make(&self, body: CommandBody) -> Outcome {
+        let quorum = &self.archives.quorum;
+        let whole = self.command(body)?;
+        if check_size(&whole).is_ok() {
+            return propose(quorum, whole).await.map(drop);
+        }
+        let _turn = self.restores.in_parts.lock().await;
+        let random = || Ids::random().map(|id| CommandId(u128::from_be_bytes(id)));
+        let of = RestoreName { broker: self.broker, restore: random()? };
+        let (parts, last) = in_parts(of, whole.body);
+        for part in parts {
+            propose(quorum, Command::new(random()?, self.clock.wall(), part)).await?;
+        }
+        propose(quorum, Command::new(whole.id, whole.at_ms, last)).await.map(drop)
     }
 
     fn command(&self, body: CommandBody) -> Result<Command, ServiceError> {
@@ -176,6 +193,21 @@ impl Restore {
         };
         Ok(Command::new(id, self.clock.wall(), body))
     }
+}
+
+/// The commands that tell of a topic's partitions, and the one that makes it of them.
+fn in_parts(of: RestoreName, mut body: CommandBody) -> (Vec<CommandBody>, CommandBody) {
+    let CommandBody::RestoreTopic { topic, partitions, parts, .. } = &mut body else {
+        return (Vec::new(), body);
+    };
+    *parts = Some(of);
+    let (topic, all) = (*topic, std::mem::take(partitions));
+    let firsts = (0_u32..).step_by(ARCHIVE_HEADS_MAX);
+    let told = all.chunks(ARCHIVE_HEADS_MAX).zip(firsts).map(|(partitions, first)| {
+        let partitions = partitions.to_vec();
+        CommandBody::RestorePartitions { of, topic, first, partitions }
+    });
+    (told.collect(), body)
 }
 
 fn topic_error(error: &TopicError) -> ServiceError {
@@ -240,19 +272,6 @@ impl Settings {
         })
     }
 
-    /// Partitions whose heads take as much room in a command as any can.
-    fn widest(&self) -> BTreeMap<PartitionIndex, ArchivedPartition> {
-        let head = Head {
-            number: u64::MAX,
-            digest: Digest::from_bytes([0xff; 32]),
-            start: i64::MAX - 1,
-            end: i64::MAX - 1,
-            leader_epoch: i32::MAX,
-        };
-        let widest = |index| (PartitionIndex(index), ArchivedPartition { head, end: None });
-        (0..self.partitions).map(widest).collect()
-    }
-
     /// The command that makes the topic again, of what is archived of its partitions.
     fn restored(
         &self,
@@ -278,6 +297,7 @@ impl Settings {
             partitions: restored.collect(),
             producers_from,
             other_producers,
+            parts: None,
         })
     }
 }
@@ -315,6 +335,8 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Duration;
 
+    use millstream_tiered::Head;
+    use millstream_types::{Digest, TimestampMs};
     use tokio::sync::Notify;
 
     use super::*;
@@ -343,23 +365,49 @@ mod tests {
         outcome.map_or_else(|error| error.code, |()| ErrorCode::None)
     }
 
-    #[test]
-    fn a_thousand_partitions_are_restored_at_once_and_not_two() {
-        let of =
-            |partitions| Settings { partitions, replication_factor: 1, configs: BTreeMap::new() };
-        let settings = of(2_000);
-        let found = ArchivedTopic::new("orders".to_owned(), TOPIC);
-        let body = |settings: &Settings, partitions: &BTreeMap<_, _>| {
-            settings.restored(&found, partitions, &MetaState::default()).unwrap()
+    /// The command for a topic whose partitions' heads take as much room as any can.
+    fn widest(partitions: u32) -> CommandBody {
+        let head = Head {
+            number: u64::MAX,
+            digest: Digest::from_bytes([0xff; 32]),
+            start: i64::MAX - 1,
+            end: i64::MAX - 1,
+            leader_epoch: i32::MAX,
         };
-        let command = |body| Command::new(CommandId(1), millstream_types::TimestampMs(1), body);
-        let thousand = of(1_000);
-        assert!(check_size(&command(body(&thousand, &thousand.widest()))).is_ok());
-        let widest = command(body(&settings, &settings.widest()));
-        assert!(check_size(&widest).is_err());
-        let CommandBody::RestoreTopic { partitions, .. } = widest.body else { panic!("another") };
-        let head = partitions[0].head.unwrap();
-        assert!(head.end.value() > i64::MAX / 2, "the largest offset is one");
+        let widest = |index| (PartitionIndex(index), ArchivedPartition { head, end: None });
+        let settings = Settings { partitions, replication_factor: 1, configs: BTreeMap::new() };
+        let found = ArchivedTopic::new("orders".to_owned(), TOPIC);
+        let heads = (0..partitions).map(widest).collect();
+        settings.restored(&found, &heads, &MetaState::default()).unwrap()
+    }
+
+    #[test]
+    fn a_thousand_partitions_are_one_command_and_more_are_parts_that_fit() {
+        let of = RestoreName { broker: BrokerId(u32::MAX), restore: CommandId(u128::MAX) };
+        let fits = |body: &CommandBody| {
+            let (id, at) = (CommandId(u128::MAX), TimestampMs(i64::MAX));
+            check_size(&Command::new(id, at, body.clone())).is_ok()
+        };
+        assert!(fits(&widest(1_000)));
+        let whole = widest(3_001);
+        assert!(!fits(&whole));
+        let CommandBody::RestoreTopic { partitions: all, .. } = whole.clone() else {
+            panic!("another")
+        };
+        assert!(all[0].head.unwrap().end.value() > i64::MAX / 2, "the largest offset is one");
+        let (parts, last) = in_parts(of, whole);
+        assert!(fits(&last) && parts.iter().all(fits));
+        let mut told = Vec::new();
+        for part in parts {
+            let CommandBody::RestorePartitions { first, partitions, .. } = part else {
+                panic!("another")
+            };
+            assert_eq!(usize::try_from(first).unwrap(), told.len());
+            told.extend(partitions);
+        }
+        assert_eq!(told, all);
+        let CommandBody::RestoreTopic { partitions, parts, .. } = last else { panic!("another") };
+        assert_eq!((partitions.len(), parts), (0, Some(of)));
     }
 
     #[tokio::test]

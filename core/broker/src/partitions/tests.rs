@@ -106,6 +106,7 @@ impl Bench {
             partitions: partitions.collect(),
             producers_from: ProducerId(0),
             other_producers: Vec::new(),
+            parts: None,
         })
         .await
     }

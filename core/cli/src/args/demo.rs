@@ -12,8 +12,9 @@ use crate::output::OutputArgs;
 /// Transportation Statistics, January 2001) as JSON keyed by the airport they left from, over QUIC,
 /// to a topic of 6 partitions, reads them all back, and compares count, order per key and a
 /// checksum over every record with what was sent. Then it waits until all of it is archived as
-/// Parquet, has a second broker that has nothing but the archive bring the topic back, and compares
-/// that, too. Exits with 1 if anything differs.
+/// Parquet, lets the broker drop its local copies and reads all of it again, from the archive; and
+/// has a second broker that has nothing but the archive bring the topic back. Both are compared,
+/// too. Exits with 1 if anything differs.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:

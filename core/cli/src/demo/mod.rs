@@ -1,5 +1,5 @@
 //! `millstream demo`: real records in over QUIC, at rest in the log, out again, compared; then into
-//! the archive, and back from that alone.
+//! the archive, off the local disk, and back from the archive alone.
 
 mod archive;
 mod compare;
@@ -23,12 +23,20 @@ use crate::output::{Align, Out, Progress, Table};
 use crate::own_broker::{Options, OwnBroker, Ready};
 use crate::values::{as_f64, human_bytes, human_count};
 
-use archive::Archived;
+use archive::{Archived, Reading};
 use compare::Side;
 use flights::Flight;
 
 const TOPIC: &str = "flights";
 const PARTITIONS: u32 = 6;
+/// Of the topic. The flights are old: without the first, retention would take them. Small segments,
+/// since the newest of each partition stays on the local disk.
+const CONFIGS: [(&str, &str); 4] = [
+    ("retention.ms", "-1"),
+    ("remote.storage.enable", "true"),
+    ("archive.lag.max.ms", "1000"),
+    ("segment.bytes", "65536"),
+];
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// How often the bar moves, in records.
 const PROGRESS_STRIDE: usize = 1024;
@@ -73,7 +81,12 @@ struct Place {
 
 pub(crate) async fn run(args: DemoArgs) -> Result<()> {
     let place = Place::new(&args)?;
-    let options = Options { dir: place.dir.clone(), detached: args.keep, ..Options::default() };
+    let options = Options {
+        dir: place.dir.clone(),
+        detached: args.keep,
+        maintenance: Some(archive::MAINTENANCE),
+        ..Options::default()
+    };
     let broker = OwnBroker::start(&options).await?;
     let client = connect(&connection(&broker.ready)).await?;
     let mut report = send_and_compare(&client, &place.dir).await?;
@@ -151,12 +164,8 @@ async fn send_and_compare(client: &Client, dir: &Path) -> Result<Report> {
     for flight in &flights {
         sent.add(&flight.origin, flight.timestamp_ms, &flight.json);
     }
-    // The flights are old: without this, retention would take them.
-    let topic = NewTopic::new(TOPIC)
-        .partitions(PARTITIONS)
-        .config("retention.ms", "-1")
-        .config("remote.storage.enable", "true")
-        .config("archive.lag.max.ms", "1000");
+    let topic = NewTopic::new(TOPIC).partitions(PARTITIONS);
+    let topic = CONFIGS.iter().fold(topic, |topic, (name, value)| topic.config(*name, *value));
     client.admin().create_topic(topic).await?;
 
     let clock = SystemClock::new();
@@ -167,12 +176,8 @@ async fn send_and_compare(client: &Client, dir: &Path) -> Result<Report> {
 
     let bytes: usize = flights.iter().map(|flight| flight.origin.len() + flight.json.len()).sum();
     let bytes = bytes as u64;
-    let status = archive::wait(client).await?;
-    let (replayed, archive) = archive::replay(dir, &status, flights.len(), bytes).await?;
-    let difference = sent.difference(&read).or_else(|| {
-        let difference = sent.difference(&replayed)?;
-        Some(format!("in the archive: {difference}"))
-    });
+    let (archived, in_archive) = archive_and_compare(client, dir, &sent, bytes).await?;
+    let difference = sent.difference(&read).or(in_archive);
     Ok(Report {
         records_in: sent.records(),
         records_out: read.records(),
@@ -186,11 +191,43 @@ async fn send_and_compare(client: &Client, dir: &Path) -> Result<Report> {
         partitions,
         checksum_in: sent.checksum(),
         checksum_out: read.checksum(),
-        archive,
+        archive: archived,
         verified: difference.is_none(),
         difference,
         kept: None,
     })
+}
+
+/// Has everything archived, reads it again without the local copies, and once more from a broker
+/// that has the archive alone. What differs from what was sent, if anything.
+async fn archive_and_compare(
+    client: &Client,
+    dir: &Path,
+    sent: &Side,
+    bytes: u64,
+) -> Result<(Archived, Option<String>)> {
+    let expected = usize::try_from(sent.records()).unwrap_or(usize::MAX);
+    let status = archive::wait(client).await?;
+    let local = archive::drop_local(client).await?;
+    let clock = SystemClock::new();
+    let (replayed, _) = read_back(client, expected, "reading the archive").await?;
+    let seconds = clock.monotonic().as_secs_f64();
+    let (restored, seconds_restored) = archive::restore(dir, expected).await?;
+    let differs = |read: &Side, place: &str| {
+        sent.difference(read).map(|difference| format!("{place}: {difference}"))
+    };
+    let difference = differs(&replayed, "from the archive")
+        .or_else(|| differs(&restored, "restored from the archive"));
+    let archived = Archived {
+        objects: status.partitions.iter().map(|it| it.objects).sum(),
+        log_bytes: status.partitions.iter().map(|it| it.log_bytes).sum(),
+        parquet_bytes: status.partitions.iter().map(|it| it.object_bytes).sum(),
+        local,
+        replayed: Reading::new(&replayed, seconds, bytes),
+        restored: Reading::new(&restored, seconds_restored, bytes),
+        parquet: format!("{}/topics/{TOPIC}.*/*/*.parquet", archive::location(dir).display()),
+    };
+    Ok((archived, difference))
 }
 
 async fn send(client: &Client, flights: &[Flight]) -> Result<()> {
@@ -276,14 +313,11 @@ fn report_text(report: &Report) -> String {
     let (into, out) = (&report.checksum_in, &report.checksum_out);
     summary.row(side("in", report.records_in, report.seconds_in, report.mb_per_second_in, into));
     summary.row(side("out", report.records_out, report.seconds_out, report.mb_per_second_out, out));
-    let again = &report.archive;
-    summary.row(side(
-        "from the archive",
-        again.records_replayed,
-        again.seconds_replay,
-        again.mb_per_second_replay,
-        &again.checksum_replay,
-    ));
+    let archived = &report.archive;
+    let readings = [("from the archive", &archived.replayed), ("restored", &archived.restored)];
+    for (name, it) in readings {
+        summary.row(side(name, it.records, it.seconds, it.mb_per_second, &it.checksum));
+    }
 
     let mut partitions = Table::new(&[
         ("partition", Align::Right),
@@ -304,19 +338,23 @@ fn report_text(report: &Report) -> String {
         "{} US flights as JSON, {}, keyed by {} airports, through QUIC and the log\n\n\
          {summary}\n{partitions}\n\
          skew: the fullest partition holds {:.2} times the average\n\
-         archive: {} of log became {} of Parquet in {} objects; a broker with nothing else brought \
-         it all back\n\
+         archive: {} of log became {} of Parquet in {} objects\n\
+         local disk: {} became {}; {} records are in the archive alone\n\
+         restored: a broker with nothing but the archive brought it all back\n\
          {verdict}\n",
         human_count(report.records_in),
         human_bytes(report.bytes),
         report.keys,
         report.skew,
-        human_bytes(again.log_bytes),
-        human_bytes(again.parquet_bytes),
-        human_count(again.objects),
+        human_bytes(archived.log_bytes),
+        human_bytes(archived.parquet_bytes),
+        human_count(archived.objects),
+        human_bytes(archived.local.bytes_before),
+        human_bytes(archived.local.bytes_after),
+        human_count(archived.local.records_gone),
     );
     if let Some(kept) = &report.kept {
-        text.push_str(&what_next(kept, &again.parquet));
+        text.push_str(&what_next(kept, &archived.parquet));
     }
     text
 }
@@ -348,6 +386,7 @@ fn what_next(kept: &Kept, parquet: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::archive::Local;
     use super::*;
 
     #[test]
@@ -357,8 +396,12 @@ mod tests {
         assert!((skew(&[]) - 1.0).abs() < 1e-9);
     }
 
+    fn reading(seconds: f64, mb_per_second: f64) -> Reading {
+        Reading { records: 200_000, seconds, mb_per_second, checksum: "00".repeat(8) }
+    }
+
     #[test]
-    fn the_report_shows_both_sides_and_what_to_try() {
+    fn the_report_shows_every_reading_and_what_to_try() {
         let report = Report {
             records_in: 200_000,
             records_out: 200_000,
@@ -376,10 +419,13 @@ mod tests {
                 objects: 6,
                 log_bytes: 22_000_000,
                 parquet_bytes: 3_000_000,
-                records_replayed: 200_000,
-                seconds_replay: 0.4,
-                mb_per_second_replay: 50.0,
-                checksum_replay: "00".repeat(8),
+                local: Local {
+                    bytes_before: 22_000_000,
+                    bytes_after: 400_000,
+                    records_gone: 196_000,
+                },
+                replayed: reading(0.4, 50.0),
+                restored: reading(0.5, 40.0),
                 parquet: "/d/archive/topics/flights.*/*/*.parquet".to_owned(),
             },
             verified: true,
