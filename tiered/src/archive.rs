@@ -1,8 +1,8 @@
 //! One partition's archive in a store: ranges are added, given up, and read back.
 //!
 //! A range is archived in three steps, each of which may be the last before a crash: its object is
-//! put under a name of its own, looked at, and then named by the next manifest, which is created
-//! conditionally. Until that manifest exists the object is nothing; from then on it is archived,
+//! put under a name of its own, read back as far as that is cheap, and then named by the next
+//! manifest, which is created conditionally and read back, too. Until that manifest exists the object is nothing; from then on it is archived,
 //! whoever looks. What others wrote meanwhile is adopted, never overwritten.
 //!
 //! All of that is within one cluster. An archive that another cluster has taken over stays, for
@@ -30,6 +30,8 @@ use crate::workers;
 
 /// The largest manifest that is read: some 100,000 ranges.
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Of an object's footer, how much of its end is read back once it is written.
+const READ_BACK_BYTES_MAX: u64 = 1024 * 1024;
 /// The most objects of one partition.
 const LISTED_MAX: usize = 1_000_000;
 /// How often a cluster that takes over may find another's manifest first before it gives up.
@@ -320,11 +322,7 @@ impl PartitionArchive {
             return Err(ArchiveError::Object { object: key, source });
         }
         self.store.put(&key, object.bytes.clone()).await?;
-        let stored = self.store.size(&key).await?;
-        if stored != bytes {
-            let (expected, actual) = (format!("{bytes} bytes"), format!("{stored} bytes"));
-            return Err(ArchiveError::Changed { object: key, expected, actual });
-        }
+        self.check_stored(&key, object).await?;
         let entry = Entry {
             object: name,
             base: base.value(),
@@ -400,20 +398,52 @@ impl PartitionArchive {
         Ok(None)
     }
 
-    /// Creates the next manifest; false when another was there.
-    async fn create(&self, manifest: &Bytes) -> Result<bool, StoreError> {
+    /// Sees that what was put is there, as far as one small request shows: its size, and its last
+    /// bytes. That those before came as they were sent is for the checksum that they came with.
+    async fn check_stored(&self, key: &str, object: &EncodedObject) -> Result<(), ArchiveError> {
+        let bytes = object.bytes.len() as u64;
+        let from = object.summary.footer_start.max(bytes.saturating_sub(READ_BACK_BYTES_MAX));
+        let (stored, read) = self.store.read_back(key, from..bytes).await?;
+        let changed = |expected, actual| {
+            Err(ArchiveError::Changed { object: key.to_owned(), expected, actual })
+        };
+        if stored != bytes {
+            return changed(format!("{bytes} bytes"), format!("{stored} bytes"));
+        }
+        let from = usize::try_from(from).unwrap_or(usize::MAX);
+        let written = object.bytes.get(from..).unwrap_or_default();
+        if read != written {
+            let told = |bytes: &[u8]| format!("CRC-32C {:08x} of its end", crc32c(bytes));
+            return changed(told(written), told(&read));
+        }
+        Ok(())
+    }
+
+    /// Creates the next manifest; false when another was there. What the store says that it did is
+    /// not enough: what it gives back decides, since from here on local copies may go.
+    async fn create(&self, manifest: &Bytes) -> Result<bool, ArchiveError> {
         let key = self.manifest_key(self.chain.next_number());
-        match self.store.create(&key, manifest.clone()).await {
-            Ok(Created::Won) => Ok(true),
+        let created = self.store.create(&key, manifest.clone()).await;
+        if let Err(error) = &created
+            && !error.is_retriable()
+        {
+            return Err(error.clone().into());
+        }
+        let found = self.store.get(&key, MANIFEST_BYTES_MAX).await;
+        let missing = matches!(found, Err(StoreError::NotFound { .. }));
+        match (created, found) {
             // An earlier try of this call may have got through, and this one even if it failed.
-            Ok(Created::Taken) => Ok(self.store.get(&key, MANIFEST_BYTES_MAX).await? == *manifest),
-            Err(error) if error.is_retriable() => {
-                match self.store.get(&key, MANIFEST_BYTES_MAX).await {
-                    Ok(found) => Ok(found == *manifest),
-                    Err(_unknown) => Err(error),
-                }
+            (_, Ok(found)) if found == *manifest => Ok(true),
+            (Ok(Created::Won), Ok(found)) => {
+                let (expected, actual) = (sha256(manifest), sha256(&found));
+                Err(ArchiveError::Changed { object: key, expected, actual })
             }
-            Err(error) => Err(error),
+            (Ok(Created::Won), Err(_)) if missing => {
+                let (expected, actual) = (sha256(manifest), "nothing".to_owned());
+                Err(ArchiveError::Changed { object: key, expected, actual })
+            }
+            (_, Ok(_another)) => Ok(false),
+            (Err(error), Err(_)) | (Ok(_), Err(error)) => Err(error.into()),
         }
     }
 

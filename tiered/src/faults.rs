@@ -1,4 +1,4 @@
-//! A store that fails, stalls, loses replies and dies, from one seed; and what the archive must
+//! A store that fails, stalls, loses replies, lies and dies, from one seed; and what the archive must
 //! hold whatever it does.
 
 use std::fmt;
@@ -34,6 +34,29 @@ pub(crate) struct Faults {
     pub(crate) lost_reply_per_cent: u64,
     /// After so many calls more, none succeeds until the process is started again.
     pub(crate) dies_after: Option<u64>,
+    /// What becomes of objects whose name ends so, while the store says that it has them.
+    pub(crate) lies: Option<(&'static str, Lie)>,
+}
+
+/// What a store has of an object that it says it has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Lie {
+    Nothing,
+    Half,
+    /// All of it, and two bits are others: one at its beginning, one at its end.
+    Damaged,
+}
+
+impl Faults {
+    fn none(seed: u64) -> Self {
+        Self {
+            rng: rng(seed),
+            fail_per_cent: 0,
+            lost_reply_per_cent: 0,
+            dies_after: None,
+            lies: None,
+        }
+    }
 }
 
 pub(crate) fn rng(seed: u64) -> TestRng {
@@ -110,6 +133,22 @@ impl ObjectStore for Faulty {
         if self.ignores_conditions {
             how.mode = PutMode::Overwrite;
         }
+        let lie = self.faults.lock().unwrap().lies.filter(|(end, _)| at.as_ref().ends_with(end));
+        let data = match lie {
+            None => data,
+            Some((_, Lie::Nothing)) => {
+                return InMemory::new().put_opts(at, data, how).await;
+            }
+            Some((_, lie)) => {
+                let mut bytes = Bytes::from(data).to_vec();
+                let length = bytes.len();
+                match lie {
+                    Lie::Half => bytes.truncate(length / 2),
+                    _ => [5, length - 20].into_iter().for_each(|at| bytes[at] ^= 1),
+                }
+                bytes.into()
+            }
+        };
         let put = self.inner.put_opts(at, data, how).await;
         if fate == Fate::LosesReply { Err(failure()) } else { put }
     }
@@ -159,12 +198,7 @@ impl ObjectStore for Faulty {
 }
 
 pub(crate) fn store(seed: u64, ignores_conditions: bool) -> (Store, Arc<Mutex<Faults>>) {
-    let faults = Arc::new(Mutex::new(Faults {
-        rng: rng(seed),
-        fail_per_cent: 0,
-        lost_reply_per_cent: 0,
-        dies_after: None,
-    }));
+    let faults = Arc::new(Mutex::new(Faults::none(seed)));
     let inner = Faulty { inner: InMemory::new(), faults: Arc::clone(&faults), ignores_conditions };
     (Store::new(Arc::new(inner), "faulty"), faults)
 }
@@ -278,8 +312,7 @@ async fn whatever_fails_each_offset_is_archived_once() {
                 Err(error) => assert!(error.is_retriable(), "seed {seed}: {error}"),
             }
         }
-        *faults.lock().unwrap() =
-            Faults { rng: rng(0), fail_per_cent: 0, lost_reply_per_cent: 0, dies_after: None };
+        *faults.lock().unwrap() = Faults::none(0);
         let mut archive = PartitionArchive::open(store.clone(), identity(), known.as_ref())
             .await
             .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
@@ -299,6 +332,49 @@ async fn whatever_fails_each_offset_is_archived_once() {
         let left = objects.iter().filter(|object| object.key.ends_with(".parquet")).count();
         assert_eq!(left, archive.entries().len(), "seed {seed}: orphans");
     }
+}
+
+/// A store that says it has what it has not, or has otherwise: nothing of that counts as archived,
+/// so that the local copy stays.
+#[tokio::test]
+async fn what_a_store_only_says_that_it_has_is_not_archived() {
+    for (lie, what) in [Lie::Nothing, Lie::Half, Lie::Damaged]
+        .into_iter()
+        .flat_map(|lie| [(lie, ".parquet"), (lie, ".json")])
+    {
+        let (store, faults) = store(1, false);
+        let mut archive = PartitionArchive::open(store.clone(), identity(), None).await.unwrap();
+        let first = archive.append(LeaderEpoch(1), &range(0, 2), 1).await.unwrap();
+        faults.lock().unwrap().lies = Some((what, lie));
+        let told = archive.append(LeaderEpoch(1), &range(first.end, 2), 2).await;
+        assert!(told.is_err(), "{lie:?} of {what}: {told:?}");
+        faults.lock().unwrap().lies = None;
+        // All that the metadata has heard of.
+        let again = PartitionArchive::open(store.clone(), identity(), Some(&first)).await;
+        if what == ".json" && lie != Lie::Nothing {
+            assert!(again.is_err(), "a manifest that is no manifest is in the way: {lie:?}");
+            continue;
+        }
+        let mut again = again.unwrap();
+        assert_eq!(again.head(), Some(&first), "{lie:?} of {what}");
+        let head = again.append(LeaderEpoch(1), &range(first.end, 3), 3).await.unwrap();
+        let held = contents(&again).await;
+        assert_eq!(held.last().unwrap().header().next_offset().value(), head.end);
+        for entry in again.entries() {
+            again.verify(entry).await.unwrap();
+        }
+    }
+}
+
+/// What is put is looked at with one request, and so is its manifest.
+#[tokio::test]
+async fn a_range_takes_four_requests() {
+    let (store, _) = store(1, false);
+    let mut archive = PartitionArchive::open(store.clone(), identity(), None).await.unwrap();
+    archive.append(LeaderEpoch(1), &range(0, 2), 1).await.unwrap();
+    let (before, base) = (store.counters().requests, archive.head().unwrap().end);
+    archive.append(LeaderEpoch(1), &range(base, 2), 2).await.unwrap();
+    assert_eq!(store.counters().requests - before, 4);
 }
 
 /// Two that believe to lead: one range wins, the other is told, and a later leadership fences.

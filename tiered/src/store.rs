@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
@@ -232,6 +232,8 @@ impl Store {
         let mut builder = builder
             .with_bucket_name(bucket)
             .with_conditional_put(S3ConditionalPut::ETagMatch)
+            // A body that was damaged on its way is refused.
+            .with_checksum_algorithm(Checksum::SHA256)
             .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), longest);
         if let Some(endpoint) = endpoint {
             builder =
@@ -336,6 +338,28 @@ impl Store {
             return Err(self.unavailable("reading a part of", key, reason));
         }
         Ok(bytes)
+    }
+
+    /// An object's size, and of its bytes those of `range` that there are: what shows with one
+    /// request whether it is as it was written.
+    ///
+    /// # Errors
+    /// [`StoreError`]; also where the object ends before `range` begins.
+    pub(crate) async fn read_back(
+        &self,
+        key: &str,
+        range: Range<u64>,
+    ) -> Result<(u64, Bytes), StoreError> {
+        let path = self.path(key)?;
+        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
+        let get = async {
+            let found = self.inner.get_opts(&path, options).await?;
+            let size = found.meta.size;
+            found.bytes().await.map(|bytes| (size, bytes))
+        };
+        let (size, bytes) = self.call("reading back", key, get).await?;
+        add(&self.counting.read_bytes, bytes.len());
+        Ok((size, bytes))
     }
 
     /// An object's size.
