@@ -243,14 +243,14 @@ impl PartitionArchive {
 
     /// Every range, oldest first.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = &Entry> {
-        self.chain.entries().iter()
+        self.chain.entries().iter().map(Arc::as_ref)
     }
 
     /// A reader of what is archived now, which does not keep the archive from growing. `cache` is
     /// of the same store, and shared by all of its readers.
     #[must_use]
     pub fn reader(&self, cache: &Arc<ReadCache>) -> ArchiveReader {
-        ArchiveReader::new(Arc::clone(cache), &self.folder, self.head(), self.entries())
+        ArchiveReader::new(Arc::clone(cache), &self.folder, self.head(), self.chain.entries())
     }
 
     /// What the partition knew where its archive ends: leader epochs and producers. `None` when

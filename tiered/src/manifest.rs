@@ -9,6 +9,7 @@
 //! Pure: bytes in, bytes out. `archive` does the requests.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
@@ -97,8 +98,8 @@ pub(crate) struct Manifest {
     leader_epoch: i32,
     change: Change,
     /// All entries once the change is applied; in every sixty-fourth manifest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    entries: Option<VecDeque<Entry>>,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "shared")]
+    entries: Option<VecDeque<Arc<Entry>>>,
 }
 
 /// Why a manifest does not continue its chain.
@@ -172,7 +173,8 @@ pub(crate) struct Chain {
     head: Option<Head>,
     /// The cluster that wrote the newest manifest, where that says.
     owner: Option<ClusterId>,
-    entries: VecDeque<Entry>,
+    /// Shared with every state of the archive, and every reader, that has them, too.
+    entries: VecDeque<Arc<Entry>>,
 }
 
 impl Chain {
@@ -186,7 +188,7 @@ impl Chain {
         self.head.as_ref()
     }
 
-    pub(crate) const fn entries(&self) -> &VecDeque<Entry> {
+    pub(crate) const fn entries(&self) -> &VecDeque<Arc<Entry>> {
         &self.entries
     }
 
@@ -209,7 +211,7 @@ impl Chain {
     /// The entry that holds `offset`.
     pub(crate) fn find(&self, offset: Offset) -> Option<&Entry> {
         let at = self.entries.partition_point(|entry| entry.end <= offset.value());
-        self.entries.get(at).filter(|entry| entry.base <= offset.value())
+        self.entries.get(at).map(Arc::as_ref).filter(|entry| entry.base <= offset.value())
     }
 
     /// The manifest that adds a range, and the chain once it is written.
@@ -404,9 +406,9 @@ impl Chain {
     }
 }
 
-fn change_entries(entries: &mut VecDeque<Entry>, manifest: &Manifest) {
+fn change_entries(entries: &mut VecDeque<Arc<Entry>>, manifest: &Manifest) {
     if let Change::Add(entry) = &manifest.change {
-        entries.push_back(entry.clone());
+        entries.push_back(Arc::new(entry.clone()));
     }
     while entries.front().is_some_and(|first| first.end <= manifest.start) {
         entries.pop_front();
@@ -434,6 +436,34 @@ pub(crate) fn cluster_of(number: u64, bytes: &[u8]) -> Result<Option<ClusterId>,
     let unreadable =
         |error: serde_json::Error| ManifestError::Unreadable { number, reason: error.to_string() };
     named.map(|named| named.cluster).map_err(unreadable)
+}
+
+/// Entries as if nobody shared them.
+mod shared {
+    use std::collections::VecDeque;
+    use std::sync::Arc;
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use super::Entry;
+
+    #[expect(clippy::ref_option, reason = "the signature that serde takes")]
+    pub(super) fn serialize<S: Serializer>(
+        entries: &Option<VecDeque<Arc<Entry>>>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match entries {
+            Some(entries) => to.collect_seq(entries.iter().map(Arc::as_ref)),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<VecDeque<Arc<Entry>>>, D::Error> {
+        let entries = Option::<VecDeque<Entry>>::deserialize(from)?;
+        Ok(entries.map(|entries| entries.into_iter().map(Arc::new).collect()))
+    }
 }
 
 fn digest_of(bytes: &[u8]) -> Digest {
