@@ -8,12 +8,11 @@
 //! All of that is within one cluster. An archive that another cluster has taken over stays, for
 //! this one, as it was then: it is read, and neither written nor cleaned up any more.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use lru::LruCache;
-use millstream_types::{ClusterId, LeaderEpoch, Offset, TimestampMs};
+use millstream_types::{ClusterId, LeaderEpoch, Offset};
 use millstream_wire::{Batch, crc32c};
 
 use crate::cache::ReadCache;
@@ -27,6 +26,8 @@ use crate::reader::ArchiveReader;
 use crate::store::{Created, OBJECT_BYTES_MAX, Store, StoreError};
 use crate::topics::{ArchivedTopic, TopicError};
 use crate::workers;
+
+mod collect;
 
 /// The largest manifest that is read: some 100,000 ranges.
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -136,8 +137,8 @@ pub struct PartitionArchive {
     chain: Chain,
     /// The cluster that goes on with the archive behind `chain`, if that is another.
     lost_to: Option<ClusterId>,
-    /// When objects that manifests gave up were first seen to be there still.
-    given_up: BTreeMap<String, TimestampMs>,
+    /// The manifest that was written last from here, since the archive was opened.
+    written: Option<u64>,
     footers: Mutex<LruCache<String, Arc<ObjectReader>>>,
 }
 
@@ -214,8 +215,7 @@ impl PartitionArchive {
         let folder = format!("topics/{topic}.{topic_id}/{partition}");
         let chain = Chain::new(&identity);
         let footers = Mutex::new(LruCache::new(FOOTERS_KEPT));
-        let given_up = BTreeMap::new();
-        Self { store, identity, folder, chain, lost_to: None, given_up, footers }
+        Self { store, identity, folder, chain, lost_to: None, written: None, footers }
     }
 
     /// How far the archive has come; `None` while nothing is archived.
@@ -391,6 +391,7 @@ impl PartitionArchive {
     ) -> Result<Option<Head>, ArchiveError> {
         if self.create(&manifest).await? {
             self.chain = after;
+            self.written = self.chain.head().map(|head| head.number);
             return Ok(self.chain.head().copied());
         }
         self.catch_up().await?;
@@ -471,53 +472,6 @@ impl PartitionArchive {
             // A config that cannot be read says nothing of whose the topic is.
             Ok(()) | Err(_) => Ok(()),
         }
-    }
-
-    /// Removes objects that no manifest names: those given up, once `grace_ms` have passed since
-    /// that was noticed, and those that were never named, once they are that old. Returns how many.
-    ///
-    /// # Errors
-    /// [`ManifestError::TakenOver`] where it is another cluster's to clean up, and any other
-    /// [`ArchiveError`]; what is removed by then stays so.
-    pub async fn collect(
-        &mut self,
-        now: TimestampMs,
-        grace_ms: u64,
-    ) -> Result<usize, ArchiveError> {
-        let ours = self.chain.head().map(|head| head.leader_epoch);
-        let listed = self.store.list(&self.folder, LISTED_MAX).await?;
-        // Only now: what another leadership named by then is named here, too, and what it names
-        // from now on was not listed.
-        self.catch_up().await?;
-        self.check_owner()?;
-        if self.chain.head().map(|head| head.leader_epoch) != ours {
-            return Ok(0);
-        }
-        let named: BTreeMap<&str, ()> =
-            self.entries().map(|entry| (entry.object.as_str(), ())).collect();
-        let start = self.chain.head().map_or(0, |head| head.start);
-        let prefix = format!("{}/", self.folder);
-        let mut removable = Vec::new();
-        let mut given_up = BTreeMap::new();
-        for object in listed {
-            let Some(name) = object.key.strip_prefix(&prefix) else { continue };
-            let Some(end) = range_end_of(name).filter(|_| !named.contains_key(name)) else {
-                continue;
-            };
-            let since = if end <= start {
-                let since = self.given_up.get(name).copied().unwrap_or(now);
-                given_up.insert(name.to_owned(), since);
-                since
-            } else {
-                TimestampMs(object.modified_ms)
-            };
-            if now.since_ms(since) >= grace_ms {
-                removable.push(object.key);
-            }
-        }
-        self.given_up = given_up;
-        self.store.delete_all(&removable).await?;
-        Ok(removable.len())
     }
 
     /// Reads the batches from `offset` on: those of one row group, at least one.
@@ -653,13 +607,6 @@ fn object_name(base: Offset, end: Offset, epoch: LeaderEpoch, attempt: u128) -> 
 
 fn attempt_suffix(attempt: u128) -> String {
     format!("-{attempt:032x}.parquet")
-}
-
-/// The end of the range that an object's name tells, if it is the name of one.
-fn range_end_of(name: &str) -> Option<i64> {
-    let mut parts = name.strip_suffix(".parquet")?.splitn(3, '-');
-    let _base: i64 = parts.next()?.parse().ok()?;
-    parts.next()?.parse().ok()
 }
 
 /// Fetches an object's footer, with one request.

@@ -327,6 +327,8 @@ async fn whatever_fails_each_offset_is_archived_once() {
         for entry in archive.entries() {
             archive.verify(entry).await.unwrap();
         }
+        // What begins where the archive ended might have been named yet.
+        archive.append(LeaderEpoch(9), &range(expected, 1), 0).await.unwrap();
         archive.collect(TimestampMs(i64::MAX), 0).await.unwrap();
         let objects = store.list(archive.folder(), 10_000).await.unwrap();
         let left = objects.iter().filter(|object| object.key.ends_with(".parquet")).count();
@@ -396,6 +398,55 @@ async fn two_uploaders_archive_a_range_once() {
     assert!(matches!(still, Err(ArchiveError::Manifest(ManifestError::Fenced { .. }))));
 }
 
+/// When the store wrote the newest manifest. Behind it the store's clock has moved on.
+async fn trimmed_at(store: &Store, archive: &PartitionArchive) -> TimestampMs {
+    let manifests = store.list(&format!("{}/manifest", archive.folder()), 1_000).await.unwrap();
+    let newest = manifests.last().unwrap().modified_ms;
+    tick().await;
+    TimestampMs(newest)
+}
+
+/// Until the store's clock shows another time.
+async fn tick() {
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+}
+
+/// How many objects a partition has that are called as ranges are.
+async fn objects(store: &Store, archive: &PartitionArchive) -> usize {
+    let listed = store.list(archive.folder(), 10_000).await.unwrap();
+    listed.iter().filter(|object| object.key.ends_with(".parquet")).count()
+}
+
+/// Somebody stalled between an object and its manifest: in a leadership before this one, or as a
+/// call of this one that was given up.
+#[tokio::test]
+async fn an_object_that_may_be_named_yet_is_no_orphan() {
+    const EVER: TimestampMs = TimestampMs(i64::MAX);
+    let (store, _) = store(1, false);
+    let mut stalled = PartitionArchive::open(store.clone(), identity(), None).await.unwrap();
+    let end = stalled.append(LeaderEpoch(1), &range(0, 2), 1).await.unwrap().end;
+    let put = |base: i64, attempt: u128| {
+        let (store, object) = (store.clone(), range(base, 1));
+        let (folder, to) = (stalled.folder().to_owned(), object.summary.end.value());
+        let key = format!("{folder}/{base:020}-{to:020}-1-{attempt:032x}.parquet");
+        async move { store.put(&key, object.bytes).await.unwrap() }
+    };
+    put(end, 7).await;
+    tick().await;
+    let mut archive = PartitionArchive::open(store.clone(), identity(), None).await.unwrap();
+    assert_eq!(archive.collect(EVER, 0).await.unwrap(), 0, "another leadership's");
+    // A manifest that leaves the end where it is: whoever stalled has lost its number by it.
+    archive.trim(LeaderEpoch(2), Offset::new(end).unwrap()).await.unwrap();
+    tick().await;
+    put(end, 8).await;
+    let gone = archive.collect(EVER, 0).await.unwrap();
+    assert_eq!((gone, objects(&store, &archive).await), (2, 1), "what was given up, and one more");
+    let head = archive.append(LeaderEpoch(2), &range(end, 2), 9).await.unwrap();
+    assert_eq!(archive.collect(EVER, 0).await.unwrap(), 1, "its offset is taken");
+    let late = stalled.append(LeaderEpoch(1), &range(end, 1), 7).await;
+    assert!(late.is_err() && archive.head() == Some(&head), "{late:?}");
+}
+
 /// Readers in flight keep what they were promised for the time of grace.
 #[tokio::test]
 async fn what_is_given_up_stays_for_its_grace() {
@@ -408,9 +459,13 @@ async fn what_is_given_up_stays_for_its_grace() {
     let second = archive.entries().nth(1).unwrap().base;
     let head = archive.trim(LeaderEpoch(1), Offset::new(second).unwrap()).await.unwrap();
     assert_eq!(head.start, second);
-    let now = TimestampMs(1_000_000);
-    assert_eq!(archive.collect(now, 5_000).await.unwrap(), 0);
-    assert_eq!(archive.collect(TimestampMs(now.0 + 4_999), 5_000).await.unwrap(), 0);
+    let now = trimmed_at(&store, &archive).await;
+    let within = TimestampMs(now.0 + 4_999);
+    assert_eq!(archive.collect(within, 5_000).await.unwrap(), 0);
+    // What comes later, and a broker that starts anew, change nothing of that.
+    archive.append(LeaderEpoch(1), &range(head.end, 2), 3).await.unwrap();
+    let mut archive = PartitionArchive::open(store.clone(), identity(), None).await.unwrap();
+    assert_eq!(archive.collect(within, 5_000).await.unwrap(), 0);
     assert_eq!(archive.collect(TimestampMs(now.0 + 5_000), 5_000).await.unwrap(), 1);
     let gone = archive.read(Offset::ZERO).await;
     assert!(matches!(gone, Err(ArchiveError::OutOfRange { .. })), "{gone:?}");

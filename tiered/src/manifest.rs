@@ -382,6 +382,11 @@ impl Chain {
         Ok(())
     }
 
+    /// Where the archive started by an earlier manifest.
+    pub(crate) fn start_of(&self, number: u64, bytes: &[u8]) -> Result<i64, ManifestError> {
+        self.parse(number, bytes).map(|manifest| manifest.start)
+    }
+
     fn parse(&self, number: u64, bytes: &[u8]) -> Result<Manifest, ManifestError> {
         let unreadable = |error: serde_json::Error| ManifestError::Unreadable {
             number,
