@@ -21,6 +21,8 @@ use object_store::{
     PutMode, PutOptions, PutPayload,
 };
 
+mod leftovers;
+
 /// How long one call may take, or one step of a longer one, the client's own retries included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// The slowest line that an object gets through: 1 Mbit/s.
@@ -147,6 +149,8 @@ struct Counting {
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<dyn ObjectStore>,
+    /// Where its files are, if it is a directory.
+    dir: Option<Arc<FilePath>>,
     counting: Arc<Counting>,
     name: Arc<str>,
     call_timeout: Duration,
@@ -172,7 +176,7 @@ impl Store {
             .with_fsync(true)
             // Folders of what was removed would look like topics.
             .with_automatic_cleanup(true);
-        Ok(Self::new(Arc::new(local), &location))
+        Ok(Self { dir: Some(dir.into()), ..Self::new(Arc::new(local), &location) })
     }
 
     /// A bucket, given as `s3://bucket` or `s3://bucket/prefix`. Credentials, region and endpoint
@@ -248,7 +252,7 @@ impl Store {
 
     pub(crate) fn new(inner: Arc<dyn ObjectStore>, name: &str) -> Self {
         let counting = Arc::default();
-        Self { inner, counting, name: name.into(), call_timeout: CALL_TIMEOUT }
+        Self { inner, dir: None, counting, name: name.into(), call_timeout: CALL_TIMEOUT }
     }
 
     /// What was asked of it so far, by all of its clones.
@@ -403,6 +407,27 @@ impl Store {
                     failed.get_or_insert(self.error("removing", first, &error));
                 }
             }
+        }
+    }
+
+    /// Removes what writers that died left below the folder `prefix` of a directory, last written
+    /// at `until_ms` or before. Returns how many files there were. Elsewhere there are none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) async fn remove_unfinished(
+        &self,
+        prefix: &str,
+        until_ms: i64,
+    ) -> Result<usize, StoreError> {
+        const WHAT: &str = "removing what was not finished in";
+        let Some(dir) = &self.dir else { return Ok(0) };
+        let folder = dir.join(self.path(prefix)?.as_ref());
+        let removing = tokio::task::spawn_blocking(move || leftovers::remove(&folder, until_ms));
+        match self.step(WHAT, prefix, removing).await? {
+            Ok(Ok(removed)) => Ok(removed),
+            Ok(Err(error)) => Err(self.unavailable(WHAT, prefix, error.to_string())),
+            Err(ended) => Err(self.unavailable(WHAT, prefix, ended.to_string())),
         }
     }
 

@@ -360,7 +360,8 @@ impl ArchivedTopic {
         let folder = self.folder();
         let found = store.list(&folder, OBJECTS_MAX).await?;
         if found.is_empty() {
-            return Ok(0);
+            // What was never finished is nobody's, whoever the topic was of.
+            return Ok(store.remove_unfinished(&folder, i64::MAX).await?);
         }
         for (_, key) in newest_manifests(&found) {
             let bytes = store.get(&key, MANIFEST_BYTES_MAX).await?;
@@ -383,7 +384,7 @@ impl ArchivedTopic {
         for keys in [&others, &configs, newest.as_slice()] {
             store.delete_all(keys).await?;
         }
-        Ok(count)
+        Ok(count + store.remove_unfinished(&folder, i64::MAX).await?)
     }
 
     /// Writes that the topic is being removed.

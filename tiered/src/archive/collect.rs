@@ -1,5 +1,5 @@
 //! Removes what nothing needs any more from a partition's folder, each after a time of grace: objects
-//! that retention gave up, and objects that no manifest came to name.
+//! that retention gave up, objects that no manifest came to name, and files of writers that died.
 //!
 //! All ages are the store's: how long ago it wrote an object, or the manifest that gave it up. So
 //! nothing is remembered between two looks, and a broker that starts often removes as much.
@@ -71,7 +71,9 @@ impl PartitionArchive {
         let settled = found.manifests.iter().rev().find(|(_, it)| is_due(it)).map(|(at, _)| *at);
         let removable = self.objects_to_remove(&found, &head, settled, is_due).await?;
         self.store.delete_all(&removable).await?;
-        Ok(removable.len())
+        let until = now.0.saturating_sub_unsigned(grace_ms);
+        let unfinished = self.store.remove_unfinished(&self.folder, until).await?;
+        Ok(removable.len() + unfinished)
     }
 
     /// Of the objects that were found, those that nothing needs. `settled` is the newest manifest
