@@ -21,7 +21,9 @@ use crate::decode::ObjectReader;
 use crate::encode::EncodedObject;
 use crate::error::FormatError;
 use crate::footer::{Identity, RangeEnd};
-use crate::manifest::{Chain, Entry, FULL_EVERY, Head, ManifestError, sha256};
+use crate::manifest::{
+    Chain, Entry, FULL_EVERY, Head, MANIFEST_BYTES_MAX, ManifestError, RANGES_MAX, sha256,
+};
 use crate::reader::ArchiveReader;
 use crate::store::{Created, OBJECT_BYTES_MAX, Store, StoreError};
 use crate::topics::{ArchivedTopic, TopicError};
@@ -29,8 +31,6 @@ use crate::workers;
 
 mod collect;
 
-/// The largest manifest that is read: some 100,000 ranges.
-pub(crate) const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Of an object's footer, how much of its end is read back once it is written.
 const READ_BACK_BYTES_MAX: u64 = 1024 * 1024;
 /// The most objects of one partition.
@@ -161,7 +161,14 @@ impl PartitionArchive {
             None => archive.newest().await?,
         };
         if let Some(newest) = newest {
-            archive.load(newest).await?;
+            let loaded = archive.load(newest).await;
+            if let (Err(ArchiveError::Store(StoreError::NotFound { .. })), Some(head)) =
+                (&loaded, head)
+                && archive.load_lost(head).await?
+            {
+                return Ok(archive);
+            }
+            loaded?;
         }
         if let Some(head) = head
             && archive.chain.head() != Some(head)
@@ -339,7 +346,13 @@ impl PartitionArchive {
         };
         let (manifest, after) = self.chain.add(epoch, entry)?;
         match self.write(epoch, manifest, after).await? {
-            Some(head) => Ok(head),
+            Some(head) => {
+                if self.chain.entries().len() == RANGES_MAX / 2 {
+                    tracing::warn!(folder = %self.folder, max = RANGES_MAX,
+                        "an archive has half of the ranges that it can have");
+                }
+                Ok(head)
+            }
             None => {
                 // Nobody will ever name it; if this fails, it is found as an orphan.
                 drop(self.store.delete(&key).await);
@@ -558,6 +571,21 @@ impl PartitionArchive {
             self.chain.apply(&bytes)?;
         }
         Ok(())
+    }
+
+    /// Loads the archive of a cluster that lost it, up to `head`, from what the other one has: that
+    /// has removed the manifests of that time. False if nobody took the archive over.
+    async fn load_lost(&mut self, head: &Head) -> Result<bool, ArchiveError> {
+        let Some(newest) = self.newest().await?.filter(|newest| *newest > head.number) else {
+            return Ok(false);
+        };
+        self.chain = Chain::new(&self.identity);
+        self.load(newest).await?;
+        self.lost_to = self.chain.other_owner();
+        if self.lost_to.is_some() {
+            self.chain.end_at(head)?;
+        }
+        Ok(self.lost_to.is_some())
     }
 
     /// Takes up every manifest that has come after those known, up to another cluster's.

@@ -447,6 +447,27 @@ async fn an_object_that_may_be_named_yet_is_no_orphan() {
     assert!(late.is_err() && archive.head() == Some(&head), "{late:?}");
 }
 
+/// Nobody starts from a manifest that is older than two that hold all entries.
+#[tokio::test]
+async fn manifests_that_nobody_needs_go() {
+    let (store, _) = store(1, false);
+    let mut archive = PartitionArchive::open(store.clone(), identity(), None).await.unwrap();
+    let mut heads = Vec::new();
+    for attempt in 0..200 {
+        let base = archive.head().map_or(0, |head| head.end);
+        heads.push(archive.append(LeaderEpoch(1), &range(base, 1), attempt).await.unwrap());
+    }
+    let now = trimmed_at(&store, &archive).await;
+    assert_eq!(archive.collect(now, 3_600_000).await.unwrap(), 0, "within the grace");
+    assert_eq!(archive.collect(TimestampMs(i64::MAX), 0).await.unwrap(), 128);
+    assert_eq!(archive.collect(TimestampMs(i64::MAX), 0).await.unwrap(), 0);
+    for known in [None, Some(&heads[128]), Some(&heads[199])] {
+        let again = PartitionArchive::open(store.clone(), identity(), known).await.unwrap();
+        assert_eq!(again.head(), archive.head());
+        assert_eq!(again.entries().len(), 200);
+    }
+}
+
 /// Readers in flight keep what they were promised for the time of grace.
 #[tokio::test]
 async fn what_is_given_up_stays_for_its_grace() {

@@ -13,9 +13,9 @@ use millstream_types::limits::{TOPIC_NAME_BYTES_MAX, TOPIC_PARTITIONS_MAX};
 use millstream_types::{ClusterId, PartitionIndex, TopicId};
 use serde::{Deserialize, Serialize};
 
-use crate::archive::{ArchiveError, MANIFEST_BYTES_MAX, PartitionArchive, number_of};
+use crate::archive::{ArchiveError, PartitionArchive, number_of};
 use crate::footer::{Identity, RangeEnd, is_false, optional_text, text};
-use crate::manifest::{Head, ManifestError, cluster_of, taken_over};
+use crate::manifest::{Head, MANIFEST_BYTES_MAX, ManifestError, cluster_of, taken_over};
 use crate::store::{Created, Listed, Store, StoreError};
 
 /// The version of config objects that this build writes, and the newest that it reads.
