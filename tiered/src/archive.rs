@@ -2,8 +2,9 @@
 //!
 //! A range is archived in three steps, each of which may be the last before a crash: its object is
 //! put under a name of its own, read back as far as that is cheap, and then named by the next
-//! manifest, which is created conditionally and read back, too. Until that manifest exists the object is nothing; from then on it is archived,
-//! whoever looks. What others wrote meanwhile is adopted, never overwritten.
+//! manifest, which is created conditionally and read back, too. Until that manifest exists the
+//! object is nothing; from then on it is archived, whoever looks. What others wrote meanwhile is
+//! adopted, never overwritten.
 //!
 //! All of that is within one cluster. An archive that another cluster has taken over stays, for
 //! this one, as it was then: it is read, and neither written nor cleaned up any more.

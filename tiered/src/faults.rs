@@ -1,5 +1,5 @@
-//! A store that fails, stalls, loses replies, lies and dies, from one seed; and what the archive must
-//! hold whatever it does.
+//! A store that fails, stalls, loses replies, lies and dies, from one seed; and what the archive
+//! must hold whatever it does.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};

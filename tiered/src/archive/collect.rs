@@ -1,6 +1,6 @@
-//! Removes what nothing needs any more from a partition's folder, each after a time of grace: objects
-//! that retention gave up, objects that no manifest came to name, manifests that nobody starts from,
-//! and files of writers that died.
+//! Removes what nothing needs any more from a partition's folder, each after a time of grace:
+//! objects that retention gave up, objects that no manifest came to name, manifests that nobody
+//! starts from, and files of writers that died.
 //!
 //! All ages are the store's: how long ago it wrote an object, or the manifest that gave it up. So
 //! nothing is remembered between two looks, and a broker that starts often removes as much.
