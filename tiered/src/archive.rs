@@ -249,6 +249,14 @@ impl PartitionArchive {
         }
     }
 
+    /// Whether the archive can have another range.
+    ///
+    /// # Errors
+    /// [`ManifestError::Full`] says what to do.
+    pub fn check_room(&self) -> Result<(), ArchiveError> {
+        Ok(self.chain.check_room()?)
+    }
+
     /// Every range, oldest first.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = &Entry> {
         self.chain.entries().iter().map(Arc::as_ref)
@@ -320,6 +328,8 @@ impl PartitionArchive {
         if self.chain.head().is_none() {
             self.check_topic().await?;
         }
+        // Before an object is put for nothing, at each try.
+        self.check_room()?;
         let name = object_name(base, end, epoch, attempt);
         let key = format!("{}/{name}", self.folder);
         let bytes = object.bytes.len() as u64;

@@ -234,9 +234,7 @@ impl Chain {
         epoch: LeaderEpoch,
         entry: Entry,
     ) -> Result<(Bytes, Self), ManifestError> {
-        if self.entries.len() >= RANGES_MAX {
-            return Err(ManifestError::Full);
-        }
+        self.check_room()?;
         let start = self.head.map_or(entry.base, |head| head.start);
         let end = entry.end;
         self.follow(epoch, start, end, Change::Add(entry))
@@ -259,6 +257,11 @@ impl Chain {
         let next = |head: Head| (head.start, head.end, head.leader_epoch.saturating_add(1));
         let (start, end, epoch) = self.head.map_or((0, 0, 0), next);
         self.follow(LeaderEpoch(epoch), start, end, Change::TakeOver)
+    }
+
+    /// Refuses what would add a range where there is no room for one.
+    pub(crate) fn check_room(&self) -> Result<(), ManifestError> {
+        if self.entries.len() < RANGES_MAX { Ok(()) } else { Err(ManifestError::Full) }
     }
 
     fn follow(

@@ -251,6 +251,7 @@ impl Archives {
         archive.check_owner()?;
         // A crash may have come between a manifest and the metadata.
         self.move_head(slot, handle, archive.head().copied()).await?;
+        archive.check_room()?;
         if sync {
             handle.sync().await?;
         }
