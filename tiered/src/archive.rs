@@ -1,19 +1,19 @@
 //! One partition's archive in a store: ranges are added, given up, and read back.
 //!
 //! A range is archived in three steps, each of which may be the last before a crash: its object is
-//! put under a name of its own, looked at, and then named by the next manifest, which is created
-//! conditionally. Until that manifest exists the object is nothing; from then on it is archived,
-//! whoever looks. What others wrote meanwhile is adopted, never overwritten.
+//! put under a name of its own, read back as far as that is cheap, and then named by the next
+//! manifest, which is created conditionally and read back, too. Until that manifest exists the
+//! object is nothing; from then on it is archived, whoever looks. What others wrote meanwhile is
+//! adopted, never overwritten.
 //!
 //! All of that is within one cluster. An archive that another cluster has taken over stays, for
 //! this one, as it was then: it is read, and neither written nor cleaned up any more.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use lru::LruCache;
-use millstream_types::{ClusterId, LeaderEpoch, Offset, TimestampMs};
+use millstream_types::{ClusterId, LeaderEpoch, Offset};
 use millstream_wire::{Batch, crc32c};
 
 use crate::cache::ReadCache;
@@ -22,14 +22,18 @@ use crate::decode::ObjectReader;
 use crate::encode::EncodedObject;
 use crate::error::FormatError;
 use crate::footer::{Identity, RangeEnd};
-use crate::manifest::{Chain, Entry, FULL_EVERY, Head, ManifestError, sha256};
+use crate::manifest::{
+    Chain, Entry, FULL_EVERY, Head, MANIFEST_BYTES_MAX, ManifestError, RANGES_MAX, sha256,
+};
 use crate::reader::ArchiveReader;
 use crate::store::{Created, OBJECT_BYTES_MAX, Store, StoreError};
 use crate::topics::{ArchivedTopic, TopicError};
 use crate::workers;
 
-/// The largest manifest that is read: some 100,000 ranges.
-pub(crate) const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
+mod collect;
+
+/// Of an object's footer, how much of its end is read back once it is written.
+const READ_BACK_BYTES_MAX: u64 = 1024 * 1024;
 /// The most objects of one partition.
 const LISTED_MAX: usize = 1_000_000;
 /// How often a cluster that takes over may find another's manifest first before it gives up.
@@ -134,8 +138,8 @@ pub struct PartitionArchive {
     chain: Chain,
     /// The cluster that goes on with the archive behind `chain`, if that is another.
     lost_to: Option<ClusterId>,
-    /// When objects that manifests gave up were first seen to be there still.
-    given_up: BTreeMap<String, TimestampMs>,
+    /// The manifest that was written last from here, since the archive was opened.
+    written: Option<u64>,
     footers: Mutex<LruCache<String, Arc<ObjectReader>>>,
 }
 
@@ -158,7 +162,14 @@ impl PartitionArchive {
             None => archive.newest().await?,
         };
         if let Some(newest) = newest {
-            archive.load(newest).await?;
+            let loaded = archive.load(newest).await;
+            if let (Err(ArchiveError::Store(StoreError::NotFound { .. })), Some(head)) =
+                (&loaded, head)
+                && archive.load_lost(head).await?
+            {
+                return Ok(archive);
+            }
+            loaded?;
         }
         if let Some(head) = head
             && archive.chain.head() != Some(head)
@@ -212,8 +223,7 @@ impl PartitionArchive {
         let folder = format!("topics/{topic}.{topic_id}/{partition}");
         let chain = Chain::new(&identity);
         let footers = Mutex::new(LruCache::new(FOOTERS_KEPT));
-        let given_up = BTreeMap::new();
-        Self { store, identity, folder, chain, lost_to: None, given_up, footers }
+        Self { store, identity, folder, chain, lost_to: None, written: None, footers }
     }
 
     /// How far the archive has come; `None` while nothing is archived.
@@ -239,16 +249,24 @@ impl PartitionArchive {
         }
     }
 
+    /// Whether the archive can have another range.
+    ///
+    /// # Errors
+    /// [`ManifestError::Full`] says what to do.
+    pub fn check_room(&self) -> Result<(), ArchiveError> {
+        Ok(self.chain.check_room()?)
+    }
+
     /// Every range, oldest first.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = &Entry> {
-        self.chain.entries().iter()
+        self.chain.entries().iter().map(Arc::as_ref)
     }
 
     /// A reader of what is archived now, which does not keep the archive from growing. `cache` is
     /// of the same store, and shared by all of its readers.
     #[must_use]
     pub fn reader(&self, cache: &Arc<ReadCache>) -> ArchiveReader {
-        ArchiveReader::new(Arc::clone(cache), &self.folder, self.head(), self.entries())
+        ArchiveReader::new(Arc::clone(cache), &self.folder, self.head(), self.chain.entries())
     }
 
     /// What the partition knew where its archive ends: leader epochs and producers. `None` when
@@ -310,6 +328,8 @@ impl PartitionArchive {
         if self.chain.head().is_none() {
             self.check_topic().await?;
         }
+        // Before an object is put for nothing, at each try.
+        self.check_room()?;
         let name = object_name(base, end, epoch, attempt);
         let key = format!("{}/{name}", self.folder);
         let bytes = object.bytes.len() as u64;
@@ -320,11 +340,7 @@ impl PartitionArchive {
             return Err(ArchiveError::Object { object: key, source });
         }
         self.store.put(&key, object.bytes.clone()).await?;
-        let stored = self.store.size(&key).await?;
-        if stored != bytes {
-            let (expected, actual) = (format!("{bytes} bytes"), format!("{stored} bytes"));
-            return Err(ArchiveError::Changed { object: key, expected, actual });
-        }
+        self.check_stored(&key, object).await?;
         let entry = Entry {
             object: name,
             base: base.value(),
@@ -341,7 +357,13 @@ impl PartitionArchive {
         };
         let (manifest, after) = self.chain.add(epoch, entry)?;
         match self.write(epoch, manifest, after).await? {
-            Some(head) => Ok(head),
+            Some(head) => {
+                if self.chain.entries().len() == RANGES_MAX / 2 {
+                    tracing::warn!(folder = %self.folder, max = RANGES_MAX,
+                        "an archive has half of the ranges that it can have");
+                }
+                Ok(head)
+            }
             None => {
                 // Nobody will ever name it; if this fails, it is found as an orphan.
                 drop(self.store.delete(&key).await);
@@ -393,6 +415,7 @@ impl PartitionArchive {
     ) -> Result<Option<Head>, ArchiveError> {
         if self.create(&manifest).await? {
             self.chain = after;
+            self.written = self.chain.head().map(|head| head.number);
             return Ok(self.chain.head().copied());
         }
         self.catch_up().await?;
@@ -400,20 +423,52 @@ impl PartitionArchive {
         Ok(None)
     }
 
-    /// Creates the next manifest; false when another was there.
-    async fn create(&self, manifest: &Bytes) -> Result<bool, StoreError> {
+    /// Sees that what was put is there, as far as one small request shows: its size, and its last
+    /// bytes. That those before came as they were sent is for the checksum that they came with.
+    async fn check_stored(&self, key: &str, object: &EncodedObject) -> Result<(), ArchiveError> {
+        let bytes = object.bytes.len() as u64;
+        let from = object.summary.footer_start.max(bytes.saturating_sub(READ_BACK_BYTES_MAX));
+        let (stored, read) = self.store.read_back(key, from..bytes).await?;
+        let changed = |expected, actual| {
+            Err(ArchiveError::Changed { object: key.to_owned(), expected, actual })
+        };
+        if stored != bytes {
+            return changed(format!("{bytes} bytes"), format!("{stored} bytes"));
+        }
+        let from = usize::try_from(from).unwrap_or(usize::MAX);
+        let written = object.bytes.get(from..).unwrap_or_default();
+        if read != written {
+            let told = |bytes: &[u8]| format!("CRC-32C {:08x} of its end", crc32c(bytes));
+            return changed(told(written), told(&read));
+        }
+        Ok(())
+    }
+
+    /// Creates the next manifest; false when another was there. What the store says that it did is
+    /// not enough: what it gives back decides, since from here on local copies may go.
+    async fn create(&self, manifest: &Bytes) -> Result<bool, ArchiveError> {
         let key = self.manifest_key(self.chain.next_number());
-        match self.store.create(&key, manifest.clone()).await {
-            Ok(Created::Won) => Ok(true),
+        let created = self.store.create(&key, manifest.clone()).await;
+        if let Err(error) = &created
+            && !error.is_retriable()
+        {
+            return Err(error.clone().into());
+        }
+        let found = self.store.get(&key, MANIFEST_BYTES_MAX).await;
+        let missing = matches!(found, Err(StoreError::NotFound { .. }));
+        match (created, found) {
             // An earlier try of this call may have got through, and this one even if it failed.
-            Ok(Created::Taken) => Ok(self.store.get(&key, MANIFEST_BYTES_MAX).await? == *manifest),
-            Err(error) if error.is_retriable() => {
-                match self.store.get(&key, MANIFEST_BYTES_MAX).await {
-                    Ok(found) => Ok(found == *manifest),
-                    Err(_unknown) => Err(error),
-                }
+            (_, Ok(found)) if found == *manifest => Ok(true),
+            (Ok(Created::Won), Ok(found)) => {
+                let (expected, actual) = (sha256(manifest), sha256(&found));
+                Err(ArchiveError::Changed { object: key, expected, actual })
             }
-            Err(error) => Err(error),
+            (Ok(Created::Won), Err(_)) if missing => {
+                let (expected, actual) = (sha256(manifest), "nothing".to_owned());
+                Err(ArchiveError::Changed { object: key, expected, actual })
+            }
+            (_, Ok(_another)) => Ok(false),
+            (Err(error), Err(_)) | (Ok(_), Err(error)) => Err(error.into()),
         }
     }
 
@@ -441,53 +496,6 @@ impl PartitionArchive {
             // A config that cannot be read says nothing of whose the topic is.
             Ok(()) | Err(_) => Ok(()),
         }
-    }
-
-    /// Removes objects that no manifest names: those given up, once `grace_ms` have passed since
-    /// that was noticed, and those that were never named, once they are that old. Returns how many.
-    ///
-    /// # Errors
-    /// [`ManifestError::TakenOver`] where it is another cluster's to clean up, and any other
-    /// [`ArchiveError`]; what is removed by then stays so.
-    pub async fn collect(
-        &mut self,
-        now: TimestampMs,
-        grace_ms: u64,
-    ) -> Result<usize, ArchiveError> {
-        let ours = self.chain.head().map(|head| head.leader_epoch);
-        let listed = self.store.list(&self.folder, LISTED_MAX).await?;
-        // Only now: what another leadership named by then is named here, too, and what it names
-        // from now on was not listed.
-        self.catch_up().await?;
-        self.check_owner()?;
-        if self.chain.head().map(|head| head.leader_epoch) != ours {
-            return Ok(0);
-        }
-        let named: BTreeMap<&str, ()> =
-            self.entries().map(|entry| (entry.object.as_str(), ())).collect();
-        let start = self.chain.head().map_or(0, |head| head.start);
-        let prefix = format!("{}/", self.folder);
-        let mut removable = Vec::new();
-        let mut given_up = BTreeMap::new();
-        for object in listed {
-            let Some(name) = object.key.strip_prefix(&prefix) else { continue };
-            let Some(end) = range_end_of(name).filter(|_| !named.contains_key(name)) else {
-                continue;
-            };
-            let since = if end <= start {
-                let since = self.given_up.get(name).copied().unwrap_or(now);
-                given_up.insert(name.to_owned(), since);
-                since
-            } else {
-                TimestampMs(object.modified_ms)
-            };
-            if now.since_ms(since) >= grace_ms {
-                removable.push(object.key);
-            }
-        }
-        self.given_up = given_up;
-        self.store.delete_all(&removable).await?;
-        Ok(removable.len())
     }
 
     /// Reads the batches from `offset` on: those of one row group, at least one.
@@ -576,6 +584,21 @@ impl PartitionArchive {
         Ok(())
     }
 
+    /// Loads the archive of a cluster that lost it, up to `head`, from what the other one has: that
+    /// has removed the manifests of that time. False if nobody took the archive over.
+    async fn load_lost(&mut self, head: &Head) -> Result<bool, ArchiveError> {
+        let Some(newest) = self.newest().await?.filter(|newest| *newest > head.number) else {
+            return Ok(false);
+        };
+        self.chain = Chain::new(&self.identity);
+        self.load(newest).await?;
+        self.lost_to = self.chain.other_owner();
+        if self.lost_to.is_some() {
+            self.chain.end_at(head)?;
+        }
+        Ok(self.lost_to.is_some())
+    }
+
     /// Takes up every manifest that has come after those known, up to another cluster's.
     async fn catch_up(&mut self) -> Result<(), ArchiveError> {
         while let Some(bytes) = self.next_manifest().await? {
@@ -623,13 +646,6 @@ fn object_name(base: Offset, end: Offset, epoch: LeaderEpoch, attempt: u128) -> 
 
 fn attempt_suffix(attempt: u128) -> String {
     format!("-{attempt:032x}.parquet")
-}
-
-/// The end of the range that an object's name tells, if it is the name of one.
-fn range_end_of(name: &str) -> Option<i64> {
-    let mut parts = name.strip_suffix(".parquet")?.splitn(3, '-');
-    let _base: i64 = parts.next()?.parse().ok()?;
-    parts.next()?.parse().ok()
 }
 
 /// Fetches an object's footer, with one request.

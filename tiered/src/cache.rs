@@ -26,8 +26,10 @@ use crate::workers;
 const FOOTERS_KEPT: NonZeroUsize = at_least_one(256);
 /// Row groups kept, whatever their size: what bounds the slots of those still being fetched.
 const PARTS_KEPT: NonZeroUsize = at_least_one(4096);
-/// Row groups fetched and decoded at once, which is what bounds the memory beside the cache.
+/// Row groups fetched from the store and decoded at once, and as many from files: which is what
+/// bounds the memory beside the cache.
 const LOADS_MAX: usize = 8;
+const LOCAL_LOADS_MAX: usize = 4;
 /// What a row group is taken to weigh until it is there: the batch that fills it comes on top.
 const PART_BYTES: usize = ROW_GROUP_BYTES + ROW_GROUP_BYTES / 8;
 /// Row groups that all readers load until one that was fetched ahead before them, and not come to,
@@ -101,6 +103,8 @@ pub struct ReadCache {
     footers: Mutex<LruCache<Arc<str>, Cell<ObjectReader>>>,
     parts: Mutex<Parts>,
     loads: Semaphore,
+    /// Of files alone: what is here does not wait for a store.
+    local_loads: Semaphore,
 }
 
 impl ReadCache {
@@ -120,6 +124,7 @@ impl ReadCache {
             footers: Mutex::new(LruCache::new(FOOTERS_KEPT)),
             parts: Mutex::new(Parts::new()),
             loads: Semaphore::new(LOADS_MAX),
+            local_loads: Semaphore::new(LOCAL_LOADS_MAX),
         })
     }
 
@@ -133,6 +138,12 @@ impl ReadCache {
     #[cfg(test)]
     pub(crate) fn ahead_bytes(&self) -> usize {
         self.parts().ahead_bytes
+    }
+
+    /// As if as many row groups were on their way from the store as may, while this is held.
+    #[cfg(test)]
+    pub(crate) async fn stalled(&self) -> tokio::sync::SemaphorePermit<'_> {
+        self.loads.acquire_many(u32::try_from(LOADS_MAX).unwrap()).await.unwrap()
     }
 
     /// As if so many row groups had been loaded that whoever has not gone on has stopped.
@@ -184,15 +195,17 @@ impl ReadCache {
         part: usize,
     ) -> Result<Arc<Part>, ArchiveError> {
         let ended = |error: AcquireError| ArchiveError::Decode(error.to_string());
-        let _permit = self.loads.acquire().await.map_err(ended)?;
         let span = object.span(part);
         let disk = self.disk.as_ref().filter(|_| !span.is_empty());
-        if let Some(disk) = disk
-            && let Some(bytes) = disk.get(key, &span).await
-            && let Ok(part) = decode(key, object, part, bytes).await
-        {
-            return Ok(part);
+        if let Some(disk) = disk {
+            let _permit = self.local_loads.acquire().await.map_err(ended)?;
+            if let Some(bytes) = disk.get(key, &span).await
+                && let Ok(part) = decode(key, object, part, bytes).await
+            {
+                return Ok(part);
+            }
         }
+        let _permit = self.loads.acquire().await.map_err(ended)?;
         let bytes = self.store.get_range(key, span.clone()).await?;
         let decoded = decode(key, object, part, bytes.clone()).await?;
         // Only now: its checksum in the footer has held.

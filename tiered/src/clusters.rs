@@ -46,6 +46,25 @@ fn refused<T: std::fmt::Debug>(result: Result<T, ArchiveError>, by: ClusterId) {
     assert!(is_refused, "{result:?}");
 }
 
+/// The new owner keeps no manifests for the one that lost the archive.
+#[tokio::test]
+async fn whoever_lost_an_archive_long_ago_reads_what_is_left_of_its_own() {
+    let (store, _) = store(1, false);
+    let old = grown(&store).await;
+    let (head, held) = (*old.head().unwrap(), contents(&old).await);
+    let mut new = take_over(&store).await.unwrap();
+    for attempt in 0..200 {
+        new.append(LeaderEpoch(7), &range(end_of(&new), 1), attempt).await.unwrap();
+    }
+    assert!(new.collect(TimestampMs(i64::MAX), 0).await.unwrap() > 0);
+    let mut old = open(&store, Some(&head)).await;
+    assert_eq!((old.head(), contents(&old).await), (Some(&head), held));
+    refused(old.append(LeaderEpoch(9), &range(head.end, 1), 1000).await, OTHER);
+    let second = Offset::new(new.entries().nth(1).unwrap().base).unwrap();
+    new.trim(LeaderEpoch(7), second).await.unwrap();
+    assert_eq!(open(&store, Some(&head)).await.entries().len(), 2);
+}
+
 #[tokio::test]
 async fn whoever_lost_an_archive_reads_it_and_changes_nothing() {
     let (store, _) = store(1, false);

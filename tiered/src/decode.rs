@@ -14,7 +14,7 @@ use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array as _, BinaryArray, ListArray, PrimitiveArray, RecordBatch, StringArray};
 use bytes::{Buf as _, Bytes};
-use millstream_types::limits::{BATCH_DECOMPRESSED_BYTES_MAX, BATCH_RECORDS_MAX};
+use millstream_types::limits::{BATCH_BYTES_MAX, BATCH_DECOMPRESSED_BYTES_MAX, BATCH_RECORDS_MAX};
 use millstream_types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TimestampMs};
 use millstream_wire::{
     Attributes, Batch, BatchBuilder, BatchFrame, BuildError, Codec, HeaderRef, ProducerStamp,
@@ -34,6 +34,7 @@ use crate::encode::ROW_GROUP_BYTES_MAX;
 use crate::error::FormatError;
 use crate::footer::{Facts, Group, Identity, RangeEnd};
 use crate::pages;
+use crate::rebuilt;
 use crate::schema;
 
 /// Parquet's magic, which ends every file.
@@ -219,6 +220,7 @@ impl ObjectReader {
         if actual != group.crc32c {
             return Err(FormatError::Crc { what: "row group", expected: group.crc32c, actual });
         }
+        let (bytes, kept) = split_kept(bytes, group.kept_bytes)?;
         let about = self.parquet.metadata().row_group(part);
         let rows = bounded("rows of a row group", about.num_rows(), GROUP_ROWS_MAX)?;
         let fixed = self.fixed();
@@ -240,8 +242,26 @@ impl ObjectReader {
         if columns.num_rows() != rows {
             return Err(FormatError::Inconsistent("another number of rows"));
         }
-        Rows::new(&columns)?.batches()
+        Rows::new(&columns)?.batches(kept)
     }
+}
+
+/// A row group's bytes, and those of its last batch where that stands whole behind them.
+fn split_kept(bytes: Bytes, kept_bytes: u64) -> Result<(Bytes, Option<Batch>), FormatError> {
+    if kept_bytes == 0 {
+        return Ok((bytes, None));
+    }
+    let max = BATCH_BYTES_MAX as u64;
+    if kept_bytes > max {
+        let what = "bytes of a batch that is kept";
+        return Err(FormatError::TooLarge { what, actual: kept_bytes, max });
+    }
+    let kept = usize::try_from(kept_bytes).ok();
+    let at = kept.and_then(|kept| bytes.len().checked_sub(kept));
+    let at = at.ok_or(FormatError::Inconsistent("a batch that is kept is not there"))?;
+    // Not a part of them: it is kept for longer.
+    let kept = Batch::validate(Bytes::copy_from_slice(&bytes[at..]))?;
+    Ok((bytes.slice(..at), Some(kept)))
 }
 
 /// Runs what calls Parquet's reader, which panics on some bytes that nobody wrote. Whatever it was
@@ -323,8 +343,9 @@ impl<'a> Rows<'a> {
         })
     }
 
-    /// Every batch with its base offset, in the order of the rows.
-    fn batches(&self) -> Result<Vec<(i64, Bytes)>, FormatError> {
+    /// Every batch with its base offset, in the order of the rows. Of the last one the rows say
+    /// what is `kept`, if that is.
+    fn batches(&self, mut kept: Option<Batch>) -> Result<Vec<(i64, Bytes)>, FormatError> {
         let bases = self.batch_offset.values();
         let mut batches = Vec::new();
         let mut from = 0;
@@ -332,19 +353,38 @@ impl<'a> Rows<'a> {
             let same = bases[from..].iter().take_while(|other| *other == base).count();
             let rows = from..from + same;
             from = rows.end;
-            batches.push((*base, self.batch(rows)?));
+            let is_last = from == bases.len();
+            let batch = match kept.take_if(|_| is_last) {
+                Some(kept) => self.kept(&rows, kept)?,
+                None => self.batch(rows)?,
+            };
+            batches.push((*base, batch));
         }
         Ok(batches)
+    }
+
+    /// A batch that is kept, if it is the one that the rows are of.
+    fn kept(&self, rows: &Range<usize>, kept: Batch) -> Result<Bytes, FormatError> {
+        let (header, frame) = (kept.header(), self.frame(rows)?);
+        let same = header.base_offset == frame.base_offset
+            && header.last_offset_delta == frame.last_offset_delta
+            && usize::try_from(header.record_count).is_ok_and(|count| count == rows.len());
+        if same {
+            Ok(kept.into_bytes())
+        } else {
+            Err(FormatError::Inconsistent("a batch that is kept is not that of its rows"))
+        }
     }
 
     fn batch(&self, rows: Range<usize>) -> Result<Bytes, FormatError> {
         let frame = self.frame(&rows)?;
         let rebuild =
             |source| FormatError::Rebuild { base_offset: frame.base_offset.value(), source };
-        match self.build(&frame, rows.clone(), Codec::None) {
+        let [plain, compressed] = rebuilt::WAYS;
+        match self.build(&frame, rows.clone(), plain) {
             // It was compressed when it was small enough.
             Err(BuildError::TooLarge { .. }) => {
-                self.build(&frame, rows, Codec::Zstd).map_err(rebuild)
+                self.build(&frame, rows, compressed).map_err(rebuild)
             }
             built => built.map_err(rebuild),
         }
@@ -478,7 +518,9 @@ impl ChunkReader for GroupBytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Encoder;
     use crate::encode::footer_start;
+    use crate::faults::{batch_at, identity};
     use parquet::file::metadata::ColumnChunkMetaData;
 
     const GOLDEN: &[u8] = include_bytes!("../tests/testdata/range-v1.parquet");
@@ -552,6 +594,74 @@ mod tests {
         let mut spoilt = group;
         spoilt[from..from + index(length)].fill(0xff);
         assert_eq!(replay(object, spoilt).unwrap(), sound);
+    }
+
+    /// Three batches, the second of which is kept whole.
+    fn with_one_kept() -> (Bytes, Vec<Batch>) {
+        let batches: Vec<Batch> = [0, 1, 3].map(batch_at).into();
+        let mut encoder = Encoder::new(identity(), Offset::ZERO).unwrap();
+        for (batch, fits) in batches.iter().zip([true, false, true]) {
+            encoder.take(batch, |_| Ok(fits)).unwrap();
+        }
+        (encoder.finish(&RangeEnd::default()).unwrap().bytes, batches)
+    }
+
+    fn replay_all(bytes: &Bytes) -> Vec<Bytes> {
+        let object = ObjectReader::open(&bytes[footer_start(bytes).unwrap()..]).unwrap();
+        let index = |at: u64| usize::try_from(at).unwrap();
+        let parts = 0..object.parts();
+        let part = |at: usize| {
+            let span = object.span(at);
+            object.replay(at, bytes.slice(index(span.start)..index(span.end))).unwrap()
+        };
+        parts.flat_map(part).collect()
+    }
+
+    /// Format 2 as it was written first.
+    #[test]
+    fn the_golden_object_with_a_kept_batch_is_read() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testdata/range-v2-kept.parquet");
+        let (bytes, batches) = with_one_kept();
+        if std::env::var_os("MILLSTREAM_GOLDEN").is_some() {
+            std::fs::write(path, &bytes).unwrap();
+        }
+        let originals: Vec<Bytes> = batches.into_iter().map(Batch::into_bytes).collect();
+        for bytes in [bytes, std::fs::read(path).unwrap().into()] {
+            let footer = &bytes[footer_start(&bytes).unwrap()..];
+            let object = ObjectReader::open(footer).unwrap();
+            assert_eq!((object.facts.version, object.parts()), (2, 2));
+            assert_eq!(object.facts.row_groups[0].kept_bytes, originals[1].len() as u64);
+            assert_eq!(replay_all(&bytes), originals);
+        }
+    }
+
+    #[test]
+    fn a_batch_that_is_kept_of_other_rows_is_refused() {
+        let (bytes, batches) = with_one_kept();
+        let open = || ObjectReader::open(&bytes[footer_start(&bytes).unwrap()..]).unwrap();
+        let span = open().span(0);
+        let index = |at: u64| usize::try_from(at).unwrap();
+        let group = &bytes[index(span.start)..index(span.end)];
+        let rows = &group[..group.len() - batches[1].bytes().len()];
+        for (kept, told) in [(batches[1].bytes(), None), (batches[2].bytes(), Some("of its rows"))]
+        {
+            let mut object = open();
+            object.facts.row_groups[0].kept_bytes = kept.len() as u64;
+            let replayed = replay(object, [rows, kept].concat());
+            match told {
+                None => assert_eq!(replayed.unwrap().len(), 2),
+                Some(told) => {
+                    let error = replayed.unwrap_err().to_string();
+                    assert!(error.contains(told), "{error}");
+                }
+            }
+        }
+        for (kept_bytes, told) in [(u64::MAX, "a batch that is kept: "), (1 << 20, "not there")] {
+            let mut object = open();
+            object.facts.row_groups[0].kept_bytes = kept_bytes;
+            let error = replay(object, group.to_vec()).unwrap_err().to_string();
+            assert!(error.contains(told), "{error}");
+        }
     }
 
     #[test]

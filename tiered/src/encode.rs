@@ -1,15 +1,17 @@
 //! From the batches of a range to one Parquet object.
 
 use bytes::Bytes;
+use millstream_types::limits::BATCH_BYTES_MAX;
 use millstream_types::{LeaderEpoch, Offset, TimestampMs};
-use millstream_wire::{Batch, crc32c};
+use millstream_wire::{Batch, RecordError, crc32c};
 use parquet::arrow::ArrowWriter;
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 
 use crate::columns::Columns;
 use crate::error::EncodeError;
-use crate::footer::{FORMAT_VERSION, Facts, Group, Identity, RangeEnd, to_base64};
+use crate::footer::{FORMAT_VERSION, Facts, Group, Identity, PLAIN_VERSION, RangeEnd, to_base64};
+use crate::rebuilt;
 use crate::schema;
 use crate::values::{NewColumns, ValueColumns, Values};
 
@@ -21,6 +23,9 @@ pub(crate) const ROW_GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
 const _: () = assert!(ROW_GROUP_BYTES <= ROW_GROUP_BYTES_MAX);
 /// Bytes of batches without rows that an object's footer takes before the range should end.
 const BARE_BYTES_MAX: usize = 1024 * 1024;
+/// What a batch's rows count without a doubt that it can be made again of them: a record and a
+/// header take no more than four times what they count.
+const CERTAIN_BYTES: usize = BATCH_BYTES_MAX / 4;
 /// The footer's length and Parquet's magic, which end the file.
 const TRAILER_BYTES: usize = 8;
 
@@ -32,6 +37,8 @@ pub struct Encoder {
     columns: Columns,
     /// The base offset of the row group being gathered.
     group_base: Option<Offset>,
+    /// The last batch of that row group, which it ends with, if that has to be kept whole.
+    kept: Option<Bytes>,
     next: Offset,
     bare_bytes: usize,
     /// What fills the typed columns, if there are to be any.
@@ -116,7 +123,7 @@ impl Encoder {
         let index = identity.partition.0;
         let partition = i32::try_from(index).or(Err(EncodeError::Partition(index)))?;
         let facts = Facts {
-            version: FORMAT_VERSION,
+            version: PLAIN_VERSION,
             identity,
             base_offset: base.value(),
             end_offset: base.value(),
@@ -137,6 +144,7 @@ impl Encoder {
             facts,
             columns,
             group_base: None,
+            kept: None,
             next: base,
             bare_bytes: 0,
             values: None,
@@ -169,6 +177,16 @@ impl Encoder {
     /// A batch that does not follow, or whose records cannot be read; the encoder is then of no
     /// more use.
     pub fn push(&mut self, batch: &Batch) -> Result<(), EncodeError> {
+        self.take(batch, |bytes| Ok(bytes <= CERTAIN_BYTES || rebuilt::fits(batch)?))
+    }
+
+    /// Takes the next batch. It is kept whole, beside its rows, unless `fits` says, of the bytes
+    /// that these count, that it can be made again.
+    pub(crate) fn take(
+        &mut self,
+        batch: &Batch,
+        fits: impl FnOnce(usize) -> Result<bool, RecordError>,
+    ) -> Result<(), EncodeError> {
         let header = batch.header();
         let base_offset = header.base_offset;
         if base_offset != self.next {
@@ -180,16 +198,19 @@ impl Encoder {
             self.bare_bytes += batch.bytes().len();
         } else {
             self.group_base.get_or_insert(base_offset);
-            let rows = self.columns.batch(batch);
-            let rows = rows.map_err(|source| EncodeError::Record { base_offset, source })?;
-            self.facts.records += rows as u64;
+            let broken = |source| EncodeError::Record { base_offset, source };
+            let before = self.columns.bytes();
+            self.facts.records += self.columns.batch(batch).map_err(broken)? as u64;
+            if !fits(self.columns.bytes() - before).map_err(broken)? {
+                self.kept = Some(batch.bytes().clone());
+            }
         }
         self.next = header.next_offset();
         self.facts.leader_epoch = header.leader_epoch.0;
         self.facts.batches += 1;
         self.facts.log_bytes += batch.bytes().len() as u64;
         self.facts.max_timestamp_ms = self.facts.max_timestamp_ms.max(header.max_timestamp.0);
-        if self.columns.bytes() >= ROW_GROUP_BYTES {
+        if self.columns.bytes() >= ROW_GROUP_BYTES || self.kept.is_some() {
             self.end_group()?;
         }
         Ok(())
@@ -208,6 +229,12 @@ impl Encoder {
         let start = writer.inner().len();
         writer.write(&rows)?;
         writer.flush()?;
+        let kept = self.kept.take();
+        if let Some(kept) = &kept {
+            // Readers of Parquet pass over what no column is said to be in.
+            writer.write_all(kept).map_err(ParquetError::from)?;
+            self.facts.version = FORMAT_VERSION;
+        }
         writer.sync().map_err(ParquetError::from)?;
         let bytes = &writer.inner()[start..];
         self.facts.row_groups.push(Group {
@@ -215,6 +242,7 @@ impl Encoder {
             start: start as u64,
             length: bytes.len() as u64,
             crc32c: crc32c(bytes),
+            kept_bytes: kept.map_or(0, |kept| kept.len() as u64),
         });
         self.writer = Some(writer);
         Ok(())

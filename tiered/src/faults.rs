@@ -1,5 +1,5 @@
-//! A store that fails, stalls, loses replies and dies, from one seed; and what the archive must
-//! hold whatever it does.
+//! A store that fails, stalls, loses replies, lies and dies, from one seed; and what the archive
+//! must hold whatever it does.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -34,6 +34,29 @@ pub(crate) struct Faults {
     pub(crate) lost_reply_per_cent: u64,
     /// After so many calls more, none succeeds until the process is started again.
     pub(crate) dies_after: Option<u64>,
+    /// What becomes of objects whose name ends so, while the store says that it has them.
+    pub(crate) lies: Option<(&'static str, Lie)>,
+}
+
+/// What a store has of an object that it says it has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Lie {
+    Nothing,
+    Half,
+    /// All of it, and two bits are others: one at its beginning, one at its end.
+    Damaged,
+}
+
+impl Faults {
+    fn none(seed: u64) -> Self {
+        Self {
+            rng: rng(seed),
+            fail_per_cent: 0,
+            lost_reply_per_cent: 0,
+            dies_after: None,
+            lies: None,
+        }
+    }
 }
 
 pub(crate) fn rng(seed: u64) -> TestRng {
@@ -110,6 +133,22 @@ impl ObjectStore for Faulty {
         if self.ignores_conditions {
             how.mode = PutMode::Overwrite;
         }
+        let lie = self.faults.lock().unwrap().lies.filter(|(end, _)| at.as_ref().ends_with(end));
+        let data = match lie {
+            None => data,
+            Some((_, Lie::Nothing)) => {
+                return InMemory::new().put_opts(at, data, how).await;
+            }
+            Some((_, lie)) => {
+                let mut bytes = Bytes::from(data).to_vec();
+                let length = bytes.len();
+                match lie {
+                    Lie::Half => bytes.truncate(length / 2),
+                    _ => [5, length - 20].into_iter().for_each(|at| bytes[at] ^= 1),
+                }
+                bytes.into()
+            }
+        };
         let put = self.inner.put_opts(at, data, how).await;
         if fate == Fate::LosesReply { Err(failure()) } else { put }
     }
@@ -159,12 +198,7 @@ impl ObjectStore for Faulty {
 }
 
 pub(crate) fn store(seed: u64, ignores_conditions: bool) -> (Store, Arc<Mutex<Faults>>) {
-    let faults = Arc::new(Mutex::new(Faults {
-        rng: rng(seed),
-        fail_per_cent: 0,
-        lost_reply_per_cent: 0,
-        dies_after: None,
-    }));
+    let faults = Arc::new(Mutex::new(Faults::none(seed)));
     let inner = Faulty { inner: InMemory::new(), faults: Arc::clone(&faults), ignores_conditions };
     (Store::new(Arc::new(inner), "faulty"), faults)
 }
@@ -278,8 +312,7 @@ async fn whatever_fails_each_offset_is_archived_once() {
                 Err(error) => assert!(error.is_retriable(), "seed {seed}: {error}"),
             }
         }
-        *faults.lock().unwrap() =
-            Faults { rng: rng(0), fail_per_cent: 0, lost_reply_per_cent: 0, dies_after: None };
+        *faults.lock().unwrap() = Faults::none(0);
         let mut archive = PartitionArchive::open(store.clone(), identity(), known.as_ref())
             .await
             .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
@@ -294,11 +327,56 @@ async fn whatever_fails_each_offset_is_archived_once() {
         for entry in archive.entries() {
             archive.verify(entry).await.unwrap();
         }
+        // What begins where the archive ended might have been named yet.
+        archive.append(LeaderEpoch(9), &range(expected, 1), 0).await.unwrap();
         archive.collect(TimestampMs(i64::MAX), 0).await.unwrap();
         let objects = store.list(archive.folder(), 10_000).await.unwrap();
         let left = objects.iter().filter(|object| object.key.ends_with(".parquet")).count();
         assert_eq!(left, archive.entries().len(), "seed {seed}: orphans");
     }
+}
+
+/// A store that says it has what it has not, or has otherwise: nothing of that counts as archived,
+/// so that the local copy stays.
+#[tokio::test]
+async fn what_a_store_only_says_that_it_has_is_not_archived() {
+    for (lie, what) in [Lie::Nothing, Lie::Half, Lie::Damaged]
+        .into_iter()
+        .flat_map(|lie| [(lie, ".parquet"), (lie, ".json")])
+    {
+        let (store, faults) = store(1, false);
+        let mut archive = PartitionArchive::open(store.clone(), identity(), None).await.unwrap();
+        let first = archive.append(LeaderEpoch(1), &range(0, 2), 1).await.unwrap();
+        faults.lock().unwrap().lies = Some((what, lie));
+        let told = archive.append(LeaderEpoch(1), &range(first.end, 2), 2).await;
+        assert!(told.is_err(), "{lie:?} of {what}: {told:?}");
+        faults.lock().unwrap().lies = None;
+        // All that the metadata has heard of.
+        let again = PartitionArchive::open(store.clone(), identity(), Some(&first)).await;
+        if what == ".json" && lie != Lie::Nothing {
+            assert!(again.is_err(), "a manifest that is no manifest is in the way: {lie:?}");
+            continue;
+        }
+        let mut again = again.unwrap();
+        assert_eq!(again.head(), Some(&first), "{lie:?} of {what}");
+        let head = again.append(LeaderEpoch(1), &range(first.end, 3), 3).await.unwrap();
+        let held = contents(&again).await;
+        assert_eq!(held.last().unwrap().header().next_offset().value(), head.end);
+        for entry in again.entries() {
+            again.verify(entry).await.unwrap();
+        }
+    }
+}
+
+/// What is put is looked at with one request, and so is its manifest.
+#[tokio::test]
+async fn a_range_takes_four_requests() {
+    let (store, _) = store(1, false);
+    let mut archive = PartitionArchive::open(store.clone(), identity(), None).await.unwrap();
+    archive.append(LeaderEpoch(1), &range(0, 2), 1).await.unwrap();
+    let (before, base) = (store.counters().requests, archive.head().unwrap().end);
+    archive.append(LeaderEpoch(1), &range(base, 2), 2).await.unwrap();
+    assert_eq!(store.counters().requests - before, 4);
 }
 
 /// Two that believe to lead: one range wins, the other is told, and a later leadership fences.
@@ -320,6 +398,76 @@ async fn two_uploaders_archive_a_range_once() {
     assert!(matches!(still, Err(ArchiveError::Manifest(ManifestError::Fenced { .. }))));
 }
 
+/// When the store wrote the newest manifest. Behind it the store's clock has moved on.
+async fn trimmed_at(store: &Store, archive: &PartitionArchive) -> TimestampMs {
+    let manifests = store.list(&format!("{}/manifest", archive.folder()), 1_000).await.unwrap();
+    let newest = manifests.last().unwrap().modified_ms;
+    tick().await;
+    TimestampMs(newest)
+}
+
+/// Until the store's clock shows another time.
+async fn tick() {
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+}
+
+/// How many objects a partition has that are called as ranges are.
+async fn objects(store: &Store, archive: &PartitionArchive) -> usize {
+    let listed = store.list(archive.folder(), 10_000).await.unwrap();
+    listed.iter().filter(|object| object.key.ends_with(".parquet")).count()
+}
+
+/// Somebody stalled between an object and its manifest: in a leadership before this one, or as a
+/// call of this one that was given up.
+#[tokio::test]
+async fn an_object_that_may_be_named_yet_is_no_orphan() {
+    const EVER: TimestampMs = TimestampMs(i64::MAX);
+    let (store, _) = store(1, false);
+    let mut stalled = PartitionArchive::open(store.clone(), identity(), None).await.unwrap();
+    let end = stalled.append(LeaderEpoch(1), &range(0, 2), 1).await.unwrap().end;
+    let put = |base: i64, attempt: u128| {
+        let (store, object) = (store.clone(), range(base, 1));
+        let (folder, to) = (stalled.folder().to_owned(), object.summary.end.value());
+        let key = format!("{folder}/{base:020}-{to:020}-1-{attempt:032x}.parquet");
+        async move { store.put(&key, object.bytes).await.unwrap() }
+    };
+    put(end, 7).await;
+    tick().await;
+    let mut archive = PartitionArchive::open(store.clone(), identity(), None).await.unwrap();
+    assert_eq!(archive.collect(EVER, 0).await.unwrap(), 0, "another leadership's");
+    // A manifest that leaves the end where it is: whoever stalled has lost its number by it.
+    archive.trim(LeaderEpoch(2), Offset::new(end).unwrap()).await.unwrap();
+    tick().await;
+    put(end, 8).await;
+    let gone = archive.collect(EVER, 0).await.unwrap();
+    assert_eq!((gone, objects(&store, &archive).await), (2, 1), "what was given up, and one more");
+    let head = archive.append(LeaderEpoch(2), &range(end, 2), 9).await.unwrap();
+    assert_eq!(archive.collect(EVER, 0).await.unwrap(), 1, "its offset is taken");
+    let late = stalled.append(LeaderEpoch(1), &range(end, 1), 7).await;
+    assert!(late.is_err() && archive.head() == Some(&head), "{late:?}");
+}
+
+/// Nobody starts from a manifest that is older than two that hold all entries.
+#[tokio::test]
+async fn manifests_that_nobody_needs_go() {
+    let (store, _) = store(1, false);
+    let mut archive = PartitionArchive::open(store.clone(), identity(), None).await.unwrap();
+    let mut heads = Vec::new();
+    for attempt in 0..200 {
+        let base = archive.head().map_or(0, |head| head.end);
+        heads.push(archive.append(LeaderEpoch(1), &range(base, 1), attempt).await.unwrap());
+    }
+    let now = trimmed_at(&store, &archive).await;
+    assert_eq!(archive.collect(now, 3_600_000).await.unwrap(), 0, "within the grace");
+    assert_eq!(archive.collect(TimestampMs(i64::MAX), 0).await.unwrap(), 128);
+    assert_eq!(archive.collect(TimestampMs(i64::MAX), 0).await.unwrap(), 0);
+    for known in [None, Some(&heads[128]), Some(&heads[199])] {
+        let again = PartitionArchive::open(store.clone(), identity(), known).await.unwrap();
+        assert_eq!(again.head(), archive.head());
+        assert_eq!(again.entries().len(), 200);
+    }
+}
+
 /// Readers in flight keep what they were promised for the time of grace.
 #[tokio::test]
 async fn what_is_given_up_stays_for_its_grace() {
@@ -332,9 +480,13 @@ async fn what_is_given_up_stays_for_its_grace() {
     let second = archive.entries().nth(1).unwrap().base;
     let head = archive.trim(LeaderEpoch(1), Offset::new(second).unwrap()).await.unwrap();
     assert_eq!(head.start, second);
-    let now = TimestampMs(1_000_000);
-    assert_eq!(archive.collect(now, 5_000).await.unwrap(), 0);
-    assert_eq!(archive.collect(TimestampMs(now.0 + 4_999), 5_000).await.unwrap(), 0);
+    let now = trimmed_at(&store, &archive).await;
+    let within = TimestampMs(now.0 + 4_999);
+    assert_eq!(archive.collect(within, 5_000).await.unwrap(), 0);
+    // What comes later, and a broker that starts anew, change nothing of that.
+    archive.append(LeaderEpoch(1), &range(head.end, 2), 3).await.unwrap();
+    let mut archive = PartitionArchive::open(store.clone(), identity(), None).await.unwrap();
+    assert_eq!(archive.collect(within, 5_000).await.unwrap(), 0);
     assert_eq!(archive.collect(TimestampMs(now.0 + 5_000), 5_000).await.unwrap(), 1);
     let gone = archive.read(Offset::ZERO).await;
     assert!(matches!(gone, Err(ArchiveError::OutOfRange { .. })), "{gone:?}");

@@ -11,8 +11,11 @@ use serde::{Deserialize, Serialize};
 use crate::error::FormatError;
 use crate::values::{ValueColumn, ValueColumns};
 
-/// The version that this build writes, and the newest that it reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// The newest version that this build reads.
+pub const FORMAT_VERSION: u32 = 2;
+/// The version of objects all of whose batches are made again of their rows, as all were before
+/// version 2: older builds read them.
+pub(crate) const PLAIN_VERSION: u32 = 1;
 
 /// The key whose value is [`Facts`] as JSON.
 pub(crate) const FACTS_KEY: &str = "millstream.archive";
@@ -55,6 +58,10 @@ pub(crate) struct Group {
     pub(crate) length: u64,
     /// Their CRC-32C.
     pub(crate) crc32c: u32,
+    /// The last so many are the last batch, whole: it cannot be made again of its rows. 0 if it
+    /// can. Since version 2.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) kept_bytes: u64,
 }
 
 /// What is written under [`FACTS_KEY`].
@@ -112,6 +119,9 @@ impl Facts {
                 return Err(FormatError::Inconsistent("row groups out of the range or order"));
             }
             expected = base + 1;
+        }
+        if self.version == PLAIN_VERSION && self.row_groups.iter().any(|it| it.kept_bytes > 0) {
+            return Err(FormatError::Inconsistent("a batch is kept whole in version 1"));
         }
         if self.base_offset < 0 || self.base_offset >= self.end_offset {
             return Err(FormatError::Inconsistent("the range is empty or negative"));

@@ -168,7 +168,7 @@ fn goes_on(chain: &Chain) {
     assert_eq!(chain.find(start).is_some(), head.start < head.end);
     let epoch = LeaderEpoch(head.leader_epoch);
     if let Some(last) = chain.entries().back() {
-        let next = Entry { base: last.end, end: last.end.saturating_add(1), ..last.clone() };
+        let next = Entry { base: last.end, end: last.end.saturating_add(1), ..Entry::clone(last) };
         if let Ok((bytes, after)) = chain.add(epoch, next) {
             let mut read = chain.clone();
             read.apply(&bytes).expect("what was written is read");

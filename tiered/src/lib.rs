@@ -29,6 +29,7 @@ mod json;
 mod manifest;
 mod pages;
 mod reader;
+mod rebuilt;
 mod schema;
 mod store;
 mod topics;

@@ -9,6 +9,7 @@
 //! Pure: bytes in, bytes out. `archive` does the requests.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
@@ -21,6 +22,13 @@ use crate::footer::{Identity, number, optional_text, text};
 pub const MANIFEST_VERSION: u32 = 2;
 /// One manifest in so many holds all entries.
 pub(crate) const FULL_EVERY: u64 = 64;
+/// The most ranges that an archive holds at once, so that a manifest with all entries can be read.
+pub(crate) const RANGES_MAX: usize = 65_536;
+/// The largest entry in a manifest, with the space between entries.
+const ENTRY_BYTES_MAX: u64 = 1000;
+const _: () = assert!(RANGES_MAX as u64 * ENTRY_BYTES_MAX < MANIFEST_BYTES_MAX);
+/// The largest manifest that is read.
+pub(crate) const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// How far a partition's archive has come: all that the cluster's metadata keeps of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -97,8 +105,8 @@ pub(crate) struct Manifest {
     leader_epoch: i32,
     change: Change,
     /// All entries once the change is applied; in every sixty-fourth manifest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    entries: Option<VecDeque<Entry>>,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "shared")]
+    entries: Option<VecDeque<Arc<Entry>>>,
 }
 
 /// Why a manifest does not continue its chain.
@@ -131,6 +139,13 @@ pub enum ManifestError {
         /// What does not fit.
         reason: &'static str,
     },
+    /// There is no room for another range in what a manifest may hold.
+    #[error(
+        "the partition's archive has {RANGES_MAX} ranges, and can have no more: have retention \
+         give up old ones, and larger ones written, by archive.range_bytes_max of the broker and \
+         the topic's archive.lag.max.ms"
+    )]
+    Full,
     /// Another cluster goes on with the archive.
     #[error("{}", taken_over(*cluster))]
     TakenOver {
@@ -172,7 +187,8 @@ pub(crate) struct Chain {
     head: Option<Head>,
     /// The cluster that wrote the newest manifest, where that says.
     owner: Option<ClusterId>,
-    entries: VecDeque<Entry>,
+    /// Shared with every state of the archive, and every reader, that has them, too.
+    entries: VecDeque<Arc<Entry>>,
 }
 
 impl Chain {
@@ -186,7 +202,7 @@ impl Chain {
         self.head.as_ref()
     }
 
-    pub(crate) const fn entries(&self) -> &VecDeque<Entry> {
+    pub(crate) const fn entries(&self) -> &VecDeque<Arc<Entry>> {
         &self.entries
     }
 
@@ -209,7 +225,7 @@ impl Chain {
     /// The entry that holds `offset`.
     pub(crate) fn find(&self, offset: Offset) -> Option<&Entry> {
         let at = self.entries.partition_point(|entry| entry.end <= offset.value());
-        self.entries.get(at).filter(|entry| entry.base <= offset.value())
+        self.entries.get(at).map(Arc::as_ref).filter(|entry| entry.base <= offset.value())
     }
 
     /// The manifest that adds a range, and the chain once it is written.
@@ -218,6 +234,7 @@ impl Chain {
         epoch: LeaderEpoch,
         entry: Entry,
     ) -> Result<(Bytes, Self), ManifestError> {
+        self.check_room()?;
         let start = self.head.map_or(entry.base, |head| head.start);
         let end = entry.end;
         self.follow(epoch, start, end, Change::Add(entry))
@@ -240,6 +257,11 @@ impl Chain {
         let next = |head: Head| (head.start, head.end, head.leader_epoch.saturating_add(1));
         let (start, end, epoch) = self.head.map_or((0, 0, 0), next);
         self.follow(LeaderEpoch(epoch), start, end, Change::TakeOver)
+    }
+
+    /// Refuses what would add a range where there is no room for one.
+    pub(crate) fn check_room(&self) -> Result<(), ManifestError> {
+        if self.entries.len() < RANGES_MAX { Ok(()) } else { Err(ManifestError::Full) }
     }
 
     fn follow(
@@ -380,6 +402,27 @@ impl Chain {
         Ok(())
     }
 
+    /// Where the archive started by an earlier manifest.
+    pub(crate) fn start_of(&self, number: u64, bytes: &[u8]) -> Result<i64, ManifestError> {
+        self.parse(number, bytes).map(|manifest| manifest.start)
+    }
+
+    /// Takes the archive back to where `head` ended, as far as it is still held: what came behind
+    /// is another cluster's.
+    pub(crate) fn end_at(&mut self, head: &Head) -> Result<(), ManifestError> {
+        while self.entries.back().is_some_and(|entry| entry.end > head.end) {
+            self.entries.pop_back();
+        }
+        let end = self.entries.back().map_or(head.end, |entry| entry.end);
+        if end != head.end {
+            let (number, reason) = (head.number, "no range ends where it did");
+            return Err(ManifestError::Broken { number, reason });
+        }
+        let start = self.entries.front().map_or(head.end, |entry| entry.base);
+        self.head = Some(Head { start, ..*head });
+        Ok(())
+    }
+
     fn parse(&self, number: u64, bytes: &[u8]) -> Result<Manifest, ManifestError> {
         let unreadable = |error: serde_json::Error| ManifestError::Unreadable {
             number,
@@ -404,9 +447,9 @@ impl Chain {
     }
 }
 
-fn change_entries(entries: &mut VecDeque<Entry>, manifest: &Manifest) {
+fn change_entries(entries: &mut VecDeque<Arc<Entry>>, manifest: &Manifest) {
     if let Change::Add(entry) = &manifest.change {
-        entries.push_back(entry.clone());
+        entries.push_back(Arc::new(entry.clone()));
     }
     while entries.front().is_some_and(|first| first.end <= manifest.start) {
         entries.pop_front();
@@ -434,6 +477,34 @@ pub(crate) fn cluster_of(number: u64, bytes: &[u8]) -> Result<Option<ClusterId>,
     let unreadable =
         |error: serde_json::Error| ManifestError::Unreadable { number, reason: error.to_string() };
     named.map(|named| named.cluster).map_err(unreadable)
+}
+
+/// Entries as if nobody shared them.
+mod shared {
+    use std::collections::VecDeque;
+    use std::sync::Arc;
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use super::Entry;
+
+    #[expect(clippy::ref_option, reason = "the signature that serde takes")]
+    pub(super) fn serialize<S: Serializer>(
+        entries: &Option<VecDeque<Arc<Entry>>>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match entries {
+            Some(entries) => to.collect_seq(entries.iter().map(Arc::as_ref)),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<VecDeque<Arc<Entry>>>, D::Error> {
+        let entries = Option::<VecDeque<Entry>>::deserialize(from)?;
+        Ok(entries.map(|entries| entries.into_iter().map(Arc::new).collect()))
+    }
 }
 
 fn digest_of(bytes: &[u8]) -> Digest {
@@ -483,6 +554,39 @@ mod tests {
             footer_start: 10,
             footer_crc32c: 1,
         }
+    }
+
+    /// Every number as long as it can be.
+    #[test]
+    fn as_many_entries_as_there_may_be_can_be_read() {
+        let largest = Entry {
+            object: format!("{0:020}-{0:020}-{1}-{2:032x}.parquet", i64::MAX, i32::MIN, 0),
+            base: i64::MIN,
+            end: i64::MIN,
+            leader_epoch: i32::MIN,
+            records: u64::MAX,
+            batches: u64::MAX,
+            log_bytes: u64::MAX,
+            max_timestamp_ms: i64::MIN,
+            object_bytes: u64::MAX,
+            object_sha256: sha256(b""),
+            footer_start: u64::MAX,
+            footer_crc32c: u32::MAX,
+        };
+        let one = serde_json::to_vec_pretty(&[[[&largest]]]).unwrap();
+        assert!((one.len() as u64) < ENTRY_BYTES_MAX, "{} bytes", one.len());
+    }
+
+    #[test]
+    fn an_archive_that_is_full_says_so_and_can_be_trimmed() {
+        let (mut full, _) = grown(1);
+        let ranges = i64::try_from(RANGES_MAX).unwrap();
+        full.entries = (0..ranges).map(|at| entry(at * 10, at * 10 + 10).into()).collect();
+        full.head.as_mut().unwrap().end = ranges * 10;
+        let refused = full.add(EPOCH, entry(ranges * 10, ranges * 10 + 10));
+        assert_eq!(refused.map(drop), Err(ManifestError::Full));
+        let (_, trimmed) = full.trim(EPOCH, Offset::new(10).unwrap()).unwrap();
+        trimmed.add(EPOCH, entry(ranges * 10, ranges * 10 + 10)).unwrap();
     }
 
     /// A chain of `count` ranges of ten offsets, and its manifests.

@@ -26,7 +26,8 @@ const IN_ORDER_BYTES: usize = 1024 * 1024;
 #[derive(Debug)]
 pub struct ArchiveReader {
     cache: Arc<ReadCache>,
-    ranges: Arc<[(Arc<str>, Entry)]>,
+    folder: Arc<str>,
+    ranges: Arc<[Arc<Entry>]>,
     start: i64,
     end: i64,
     /// Where a consumer that reads in order asks next.
@@ -61,18 +62,16 @@ struct Place {
 }
 
 impl ArchiveReader {
-    pub(crate) fn new<'a>(
+    pub(crate) fn new(
         cache: Arc<ReadCache>,
         folder: &str,
         head: Option<&Head>,
-        entries: impl Iterator<Item = &'a Entry>,
+        entries: &VecDeque<Arc<Entry>>,
     ) -> Self {
-        let ranges = entries
-            .map(|entry| (Arc::from(format!("{folder}/{}", entry.object)), entry.clone()))
-            .collect();
         Self {
             cache,
-            ranges,
+            folder: folder.into(),
+            ranges: entries.iter().cloned().collect(),
             start: head.map_or(0, |head| head.start),
             end: head.map_or(0, |head| head.end),
             expected: None,
@@ -88,7 +87,7 @@ impl ArchiveReader {
     #[must_use]
     pub fn sizes(&self) -> Sizes {
         let mut sizes = Sizes::default();
-        for (_, entry) in self.ranges.iter() {
+        for entry in self.ranges.iter() {
             sizes.objects += 1;
             sizes.object_bytes += entry.object_bytes;
             sizes.log_bytes += entry.log_bytes;
@@ -101,6 +100,7 @@ impl ArchiveReader {
     pub fn fork(&self) -> Self {
         Self {
             cache: Arc::clone(&self.cache),
+            folder: Arc::clone(&self.folder),
             ranges: Arc::clone(&self.ranges),
             start: self.start,
             end: self.end,
@@ -125,13 +125,12 @@ impl ArchiveReader {
         bytes_max: usize,
     ) -> Result<Replayed, ArchiveError> {
         let out_of_range = ArchiveError::OutOfRange { offset, start: self.start, end: self.end };
-        let at = self.ranges.partition_point(|(_, entry)| entry.end <= offset.value());
-        let Some((key, entry)) =
-            self.ranges.get(at).filter(|(_, entry)| entry.base <= offset.value())
-        else {
+        let at = self.ranges.partition_point(|entry| entry.end <= offset.value());
+        let Some(entry) = self.ranges.get(at).filter(|entry| entry.base <= offset.value()) else {
             return Err(out_of_range);
         };
-        let object = self.cache.footer(key, entry).await?;
+        let key = self.key_of(entry);
+        let object = self.cache.footer(&key, entry).await?;
         let place = Place { range: at, part: object.part_of(offset) };
         if self.expected != Some(offset) {
             (self.window, self.in_order_bytes) = (0, 0);
@@ -144,8 +143,7 @@ impl ArchiveReader {
             self.last = Some(place);
             self.fetch_ahead(place, object.parts());
         }
-        let (key, _) = &self.ranges[at];
-        let part = self.cache.part(key, &object, place.part).await?;
+        let part = self.cache.part(&key, &object, place.part).await?;
         let (mut bytes, mut batches) = (0, Vec::new());
         let mut next = offset;
         for batch in part.from(offset) {
@@ -166,6 +164,10 @@ impl ArchiveReader {
         Ok(Replayed { batches, next })
     }
 
+    fn key_of(&self, entry: &Entry) -> Arc<str> {
+        format!("{}/{}", self.folder, entry.object).into()
+    }
+
     /// Starts to fetch what follows `place`, whose range has `parts` parts, as far as there is room
     /// for it. What is there, or on its way, the cache does not fetch again.
     fn fetch_ahead(&mut self, place: Place, parts: usize) {
@@ -178,16 +180,17 @@ impl ArchiveReader {
         // The next range's footer and first row group come while this one's last are read.
         let next = Place { range: place.range + 1, part: 0 };
         for place in here.chain([next]).take(self.window) {
-            let Some((key, entry)) = self.ranges.get(place.range) else { return };
+            let Some(entry) = self.ranges.get(place.range) else { return };
             if self.held.iter().any(|(held, _)| *held == place) {
                 continue;
             }
             if self.ahead.len() >= AHEAD_MAX {
                 return;
             }
-            let Some(ahead) = self.cache.ahead(key, place.part) else { return };
+            let key = self.key_of(entry);
+            let Some(ahead) = self.cache.ahead(&key, place.part) else { return };
             self.held.push_back((place, ahead));
-            let (cache, key, entry) = (Arc::clone(&self.cache), Arc::clone(key), entry.clone());
+            let (cache, entry) = (Arc::clone(&self.cache), Arc::clone(entry));
             self.ahead.spawn(fetch(cache, key, entry, place.part));
         }
     }
@@ -201,18 +204,19 @@ impl ArchiveReader {
         &self,
         time: TimestampMs,
     ) -> Result<Option<(Offset, TimestampMs)>, ArchiveError> {
-        for (key, entry) in self.ranges.iter() {
+        for entry in self.ranges.iter() {
             if entry.max_timestamp_ms < time.0 {
                 continue;
             }
-            let object = self.cache.footer(key, entry).await?;
+            let key = self.key_of(entry);
+            let object = self.cache.footer(&key, entry).await?;
             for part in 0..object.parts() {
                 if !object.may_reach(part, time) {
                     continue;
                 }
-                let part = self.cache.part(key, &object, part).await?;
+                let part = self.cache.part(&key, &object, part).await?;
                 let found = first_at(&part.batches, time);
-                if let Some(found) = found.map_err(|source| broken(key, source))? {
+                if let Some(found) = found.map_err(|source| broken(&key, source))? {
                     return Ok(Some(found));
                 }
             }
@@ -242,7 +246,7 @@ fn first_at(
 }
 
 /// An error here is met again, and told, by the read that needs the row group.
-async fn fetch(cache: Arc<ReadCache>, key: Arc<str>, entry: Entry, part: usize) {
+async fn fetch(cache: Arc<ReadCache>, key: Arc<str>, entry: Arc<Entry>, part: usize) {
     let Ok(object) = cache.footer(&key, &entry).await else { return };
     if part < object.parts() {
         drop(cache.part(&key, &object, part).await);

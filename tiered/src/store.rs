@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
@@ -20,6 +20,8 @@ use object_store::{
     ClientConfigKey, Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _,
     PutMode, PutOptions, PutPayload,
 };
+
+mod leftovers;
 
 /// How long one call may take, or one step of a longer one, the client's own retries included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -147,6 +149,8 @@ struct Counting {
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<dyn ObjectStore>,
+    /// Where its files are, if it is a directory.
+    dir: Option<Arc<FilePath>>,
     counting: Arc<Counting>,
     name: Arc<str>,
     call_timeout: Duration,
@@ -172,7 +176,7 @@ impl Store {
             .with_fsync(true)
             // Folders of what was removed would look like topics.
             .with_automatic_cleanup(true);
-        Ok(Self::new(Arc::new(local), &location))
+        Ok(Self { dir: Some(dir.into()), ..Self::new(Arc::new(local), &location) })
     }
 
     /// A bucket, given as `s3://bucket` or `s3://bucket/prefix`. Credentials, region and endpoint
@@ -232,6 +236,8 @@ impl Store {
         let mut builder = builder
             .with_bucket_name(bucket)
             .with_conditional_put(S3ConditionalPut::ETagMatch)
+            // A body that was damaged on its way is refused.
+            .with_checksum_algorithm(Checksum::SHA256)
             .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), longest);
         if let Some(endpoint) = endpoint {
             builder =
@@ -246,7 +252,7 @@ impl Store {
 
     pub(crate) fn new(inner: Arc<dyn ObjectStore>, name: &str) -> Self {
         let counting = Arc::default();
-        Self { inner, counting, name: name.into(), call_timeout: CALL_TIMEOUT }
+        Self { inner, dir: None, counting, name: name.into(), call_timeout: CALL_TIMEOUT }
     }
 
     /// What was asked of it so far, by all of its clones.
@@ -338,6 +344,28 @@ impl Store {
         Ok(bytes)
     }
 
+    /// An object's size, and of its bytes those of `range` that there are: what shows with one
+    /// request whether it is as it was written.
+    ///
+    /// # Errors
+    /// [`StoreError`]; also where the object ends before `range` begins.
+    pub(crate) async fn read_back(
+        &self,
+        key: &str,
+        range: Range<u64>,
+    ) -> Result<(u64, Bytes), StoreError> {
+        let path = self.path(key)?;
+        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
+        let get = async {
+            let found = self.inner.get_opts(&path, options).await?;
+            let size = found.meta.size;
+            found.bytes().await.map(|bytes| (size, bytes))
+        };
+        let (size, bytes) = self.call("reading back", key, get).await?;
+        add(&self.counting.read_bytes, bytes.len());
+        Ok((size, bytes))
+    }
+
     /// An object's size.
     ///
     /// # Errors
@@ -379,6 +407,27 @@ impl Store {
                     failed.get_or_insert(self.error("removing", first, &error));
                 }
             }
+        }
+    }
+
+    /// Removes what writers that died left below the folder `prefix` of a directory, last written
+    /// at `until_ms` or before. Returns how many files there were. Elsewhere there are none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) async fn remove_unfinished(
+        &self,
+        prefix: &str,
+        until_ms: i64,
+    ) -> Result<usize, StoreError> {
+        const WHAT: &str = "removing what was not finished in";
+        let Some(dir) = &self.dir else { return Ok(0) };
+        let folder = dir.join(self.path(prefix)?.as_ref());
+        let removing = tokio::task::spawn_blocking(move || leftovers::remove(&folder, until_ms));
+        match self.step(WHAT, prefix, removing).await? {
+            Ok(Ok(removed)) => Ok(removed),
+            Ok(Err(error)) => Err(self.unavailable(WHAT, prefix, error.to_string())),
+            Err(ended) => Err(self.unavailable(WHAT, prefix, ended.to_string())),
         }
     }
 

@@ -13,9 +13,9 @@ use millstream_types::limits::{TOPIC_NAME_BYTES_MAX, TOPIC_PARTITIONS_MAX};
 use millstream_types::{ClusterId, PartitionIndex, TopicId};
 use serde::{Deserialize, Serialize};
 
-use crate::archive::{ArchiveError, MANIFEST_BYTES_MAX, PartitionArchive, number_of};
+use crate::archive::{ArchiveError, PartitionArchive, number_of};
 use crate::footer::{Identity, RangeEnd, is_false, optional_text, text};
-use crate::manifest::{Head, ManifestError, cluster_of, taken_over};
+use crate::manifest::{Head, MANIFEST_BYTES_MAX, ManifestError, cluster_of, taken_over};
 use crate::store::{Created, Listed, Store, StoreError};
 
 /// The version of config objects that this build writes, and the newest that it reads.
@@ -360,7 +360,8 @@ impl ArchivedTopic {
         let folder = self.folder();
         let found = store.list(&folder, OBJECTS_MAX).await?;
         if found.is_empty() {
-            return Ok(0);
+            // What was never finished is nobody's, whoever the topic was of.
+            return Ok(store.remove_unfinished(&folder, i64::MAX).await?);
         }
         for (_, key) in newest_manifests(&found) {
             let bytes = store.get(&key, MANIFEST_BYTES_MAX).await?;
@@ -383,7 +384,7 @@ impl ArchivedTopic {
         for keys in [&others, &configs, newest.as_slice()] {
             store.delete_all(keys).await?;
         }
-        Ok(count)
+        Ok(count + store.remove_unfinished(&folder, i64::MAX).await?)
     }
 
     /// Writes that the topic is being removed.

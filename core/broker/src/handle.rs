@@ -182,7 +182,7 @@ impl PartitionHandle {
         let now = self.clock.wall();
         self.with_open(|partition| {
             if partition.is_archived() {
-                archives.check_room()?;
+                archives.check_room(self.id.topic)?;
             }
             let failed_before = partition.log().failure().is_some();
             partition.append(now, batch).map_err(|error| {

@@ -394,6 +394,37 @@ async fn what_a_file_holds_is_not_fetched_again() {
 }
 
 #[tokio::test]
+async fn what_a_file_holds_does_not_wait_for_a_store_that_stalls() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(100).await;
+    let disk = DiskCache::open(dir.path(), 1 << 30);
+    let cache = ReadCache::with_disk(bench.store.clone(), 0, Some(Arc::clone(&disk)));
+    let mut reader = bench.archive.reader(&cache);
+    let before = reader.read(Offset::ZERO, AMPLE).await.unwrap();
+    disk.written().await;
+    let stalled = cache.stalled().await;
+    let read = reader.read(Offset::ZERO, AMPLE);
+    let read = tokio::time::timeout(std::time::Duration::from_secs(30), read).await;
+    assert_eq!(read.expect("it waits for nothing").unwrap(), before);
+    drop(stalled);
+}
+
+#[tokio::test]
+async fn readers_of_every_age_share_what_they_know_of_ranges() {
+    let mut bench = bench(100).await;
+    let (cache, old) = bench.reader(AMPLE);
+    let next = bench.batches.last().unwrap().header().next_offset();
+    let mut encoder = Encoder::new(bench.archive.identity().clone(), next).unwrap();
+    encoder.push(&batch(next, b"one more")).unwrap();
+    let object = encoder.finish(&RangeEnd::default()).unwrap();
+    bench.archive.append(LeaderEpoch(1), &object, 9).await.unwrap();
+    let new = bench.archive.reader(&cache);
+    assert_eq!(new.ranges.len(), old.ranges.len() + 1);
+    let shared = old.ranges.iter().zip(new.ranges.iter());
+    assert!(shared.into_iter().all(|(one, other)| Arc::ptr_eq(one, other)));
+}
+
+#[tokio::test]
 async fn a_file_that_was_changed_or_cannot_be_read_is_fetched_again() {
     let dir = tempfile::tempdir().unwrap();
     let bench = bench(100).await;

@@ -4,7 +4,9 @@ use crate::sample::{self, Plan, any_plans, batch, batches, identity};
 use bytes::Bytes;
 use millstream_tiered::{EncodeError, EncodedObject, Encoder, FormatError, ObjectReader, RangeEnd};
 use millstream_types::{LeaderEpoch, Offset, TimestampMs};
-use millstream_wire::{Attributes, Batch, Codec};
+use millstream_wire::{
+    Attributes, Batch, BatchBuilder, BatchFrame, BuildError, Codec, RecordFields,
+};
 use proptest::prelude::*;
 
 pub(crate) fn encode(batches: &[Batch], end: &RangeEnd) -> EncodedObject {
@@ -130,6 +132,52 @@ fn a_batch_that_fits_only_compressed_is_compressed_again() {
     let replayed = replay(&encode(&batches, &RangeEnd::default()));
     assert_eq!(replayed[0].header().attributes.codec(), Codec::Zstd);
     assert_same(&replayed[0], &batches[0]);
+}
+
+/// Words of three bytes: gzip finds them, and zstd at its usual level none.
+#[test]
+fn a_batch_that_cannot_be_made_again_is_kept_whole() {
+    let mut state = 1_u64;
+    let mut noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state.to_be_bytes()
+    };
+    let words: Vec<[u8; 3]> = (0..1000).map(|_| [noise()[0], noise()[0], noise()[0]]).collect();
+    let mut word = || words[usize::from(u16::from_be_bytes([noise()[0], noise()[1]])) % 1000];
+    let values: Vec<Vec<u8>> =
+        (0..40).map(|_| (0..170 * 1024).flat_map(|_| word()).collect()).collect();
+    let frame = BatchFrame {
+        base_offset: Offset::ZERO.plus(5),
+        leader_epoch: LeaderEpoch(1),
+        attributes: Attributes::new(Codec::Gzip),
+        last_offset_delta: 39,
+        base_timestamp: TimestampMs(sample::TIME),
+        max_timestamp: TimestampMs(sample::TIME),
+        producer: Plan::plain(1).stamp,
+    };
+    let build = |codec| {
+        let mut builder = BatchBuilder::new(codec, 0);
+        for (value, at) in values.iter().zip(0..) {
+            let (offset, timestamp) = (frame.base_offset.plus(at), frame.base_timestamp);
+            let record = RecordFields { offset, timestamp, key: None, value: Some(value) };
+            builder.append_framed(&frame, record, [].into_iter())?;
+        }
+        builder.build_framed(&frame)
+    };
+    for codec in [Codec::None, Codec::Zstd] {
+        assert!(matches!(build(codec), Err(BuildError::TooLarge { .. })), "{codec}");
+    }
+    let large = Batch::validate(build(Codec::Gzip).unwrap()).unwrap();
+    let mut batches = batches(0, &[Plan::plain(5)]);
+    batches.push(large);
+    batches.push(batch(45, &Plan::plain(3)));
+    let object = encode(&batches, &RangeEnd::default());
+    let replayed = replay(&object);
+    assert_eq!(replayed.len(), 3);
+    assert_eq!(replayed[1].bytes(), batches[1].bytes(), "byte for byte");
+    for (replayed, original) in replayed.iter().zip(&batches) {
+        assert_same(replayed, original);
+    }
 }
 
 #[test]

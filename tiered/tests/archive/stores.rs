@@ -5,11 +5,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use millstream_tiered::{
-    ArchiveError, Created, Encoder, PartitionArchive, RangeEnd, Store, StoreError,
+    ArchiveError, ArchivedTopic, Created, Encoder, Identity, PartitionArchive, RangeEnd, Store,
+    StoreError,
 };
 use millstream_types::{LeaderEpoch, Offset, TimestampMs};
 
 use crate::python;
+use crate::replay::encode;
 use crate::sample::{Plan, batches, identity};
 
 /// Everything that the archive needs of a store.
@@ -106,6 +108,43 @@ async fn a_directory_has_no_folders_of_what_was_removed() {
     store.put("topics/b.1/0/one", "1".into()).await.unwrap();
     store.delete("topics/a.1/0/one").await.unwrap();
     assert_eq!(store.folders("topics").await.unwrap(), ["b.1"]);
+}
+
+/// Files that were being written when their writer died.
+#[tokio::test]
+async fn what_was_not_finished_goes_after_its_grace() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("archive");
+    let store = Store::directory(&root).unwrap();
+    let mut archive = PartitionArchive::open(store.clone(), identity(), None).await.unwrap();
+    let object = |base| encode(&batches(base, &[Plan::plain(5)]), &RangeEnd::default());
+    archive.append(LeaderEpoch(1), &object(0), 1).await.unwrap();
+    let folder = root.join(archive.folder());
+    let unfinished = [folder.join("1-2-1-7.parquet#1"), folder.join("manifest/7.json#12")];
+    let others = [folder.join("mine#1"), folder.join("1-2-1-7.parquet#one")];
+    for file in unfinished.iter().chain(&others) {
+        std::fs::write(file, "half").unwrap();
+    }
+    let now = unfinished[1].metadata().unwrap().modified().unwrap();
+    let now = now.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let now = TimestampMs(i64::try_from(now).unwrap());
+    assert_eq!(archive.collect(now, 60_000).await.unwrap(), 0);
+    assert_eq!(archive.collect(TimestampMs(now.0 + 60_000), 60_000).await.unwrap(), 2);
+    assert!(unfinished.iter().all(|file| !file.exists()));
+    assert!(others.iter().all(|file| file.exists()));
+
+    others.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    std::fs::write(&unfinished[0], "half").unwrap();
+    let Identity { cluster, topic, topic_id, .. } = identity();
+    let removed = ArchivedTopic::new(topic.clone(), topic_id);
+    // The object, its manifest, the config that says so, and what was not finished.
+    assert_eq!(removed.remove(&store, cluster).await.unwrap(), 4);
+    assert_eq!(store.folders("topics").await.unwrap(), [""; 0]);
+    // What comes after that is found by the next look.
+    let late = format!("{}/1-2-1-7.parquet", archive.folder());
+    store.put(&late, "late".into()).await.unwrap();
+    assert_eq!(removed.remove(&store, cluster).await.unwrap(), 2);
+    assert_eq!(removed.remove(&store, cluster).await.unwrap(), 0);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! archived. `offload` moves ranges into it, `upkeep` takes out what retention and deletion give
 //! up, `feed` reads from it.
 
+mod backlog;
 mod feed;
 mod offload;
 mod opening;
@@ -26,8 +27,9 @@ use millstream_partition::RangeState;
 use millstream_quorum::Quorum;
 use millstream_service::ServiceError;
 use millstream_tiered::{ArchiveError, DiskCache, Head, Identity, RangeEnd, StoreError};
-use millstream_types::{ClusterId, ErrorCode, LeaderEpoch, Offset, TopicPartition};
+use millstream_types::{ClusterId, ErrorCode, LeaderEpoch, Offset, TopicId, TopicPartition};
 
+use backlog::{Backlog, Waiting};
 pub(crate) use feed::Feed;
 pub(crate) use offload::run;
 use opening::{Location, Opened, Opening};
@@ -62,8 +64,7 @@ pub(crate) struct Archives {
     /// Of replays beside producers.
     pub(crate) pace: Pace,
     slots: Mutex<BTreeMap<TopicPartition, Arc<Slot>>>,
-    /// What waits to be archived, as of the last look.
-    backlog_bytes: AtomicU64,
+    backlog: Backlog,
     counters: Counters,
 }
 
@@ -87,7 +88,7 @@ impl Archives {
             opening,
             pace,
             slots: Mutex::default(),
-            backlog_bytes: AtomicU64::new(0),
+            backlog: Backlog::default(),
             counters: Counters::default(),
         }
     }
@@ -132,28 +133,32 @@ impl Archives {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether no more may be appended to archived topics: what waits to be archived has reached
-    /// its bound. Says what to do.
-    pub(crate) fn check_room(&self) -> Result<(), ServiceError> {
-        let (behind, max) =
-            (self.backlog_bytes.load(Ordering::Relaxed), self.config.backlog_bytes_max);
-        if behind <= max {
+    /// Whether a topic that is archived may be appended to. Not so where more waits of it than its
+    /// share of a bound that is passed: says what keeps it from being archived.
+    pub(crate) fn check_room(&self, topic: TopicId) -> Result<(), ServiceError> {
+        if self.backlog.bytes() <= self.config.backlog_bytes_max {
             return Ok(());
         }
-        let message = format!(
-            "{behind} bytes wait to be archived, more than archive.backlog_bytes_max = {max}: see \
-             `millstream archive status` for what keeps the archive from taking them"
-        );
-        Err(ServiceError::new(ErrorCode::NoSpace, message))
+        match self.backlog.refusal(topic) {
+            Some(message) => Err(ServiceError::new(ErrorCode::NoSpace, message)),
+            None => Ok(()),
+        }
     }
 
-    /// Notes how much waits to be archived in all.
-    fn note_backlog(&self, behind: u64) {
-        let before = self.backlog_bytes.swap(behind, Ordering::Relaxed);
-        let max = self.config.backlog_bytes_max;
-        if before <= max && behind > max {
-            tracing::error!(behind, max, "archived topics take no more until some is archived");
-        } else if before <= max / 2 && behind > max / 2 {
+    /// Notes how much waits to be archived, and who takes no more for it.
+    fn note_backlog(&self, state: &MetaState, mut topics: Vec<Waiting>) {
+        let (behind, max) = (backlog::total(&topics), self.config.backlog_bytes_max);
+        let mut refused = BTreeMap::new();
+        for (id, refusal) in backlog::refused(&mut topics, max, self.config.range_bytes_max) {
+            let Some(topic) = state.topic(id) else { continue };
+            refused.insert(id, refusal.message(topic.name.as_ref(), max));
+        }
+        let messages: Vec<_> = refused.iter().map(|(id, why)| (*id, why.clone())).collect();
+        let (before, refused_before) = self.backlog.note(behind, refused);
+        for (_, why) in messages.iter().filter(|(id, _)| !refused_before.contains_key(id)) {
+            tracing::error!(%why, "a topic takes no more until some of it is archived");
+        }
+        if before <= max / 2 && behind > max / 2 {
             tracing::warn!(behind, max, "half of what may wait to be archived does");
         }
     }
@@ -227,7 +232,7 @@ impl Archives {
 
     /// Gauges by name.
     pub(crate) fn gauges(&self) -> Vec<(&'static str, u64)> {
-        let backlog = self.backlog_bytes.load(Ordering::Relaxed);
+        let backlog = self.backlog.bytes();
         let partitions = self.slots().len() as u64;
         let held = self.disk_cache().map_or(0, |disk| disk.counters().held_bytes);
         vec![

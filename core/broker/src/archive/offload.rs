@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use millstream_env::clock::Monotonic;
 use millstream_log::{Cursor, ReadPlan};
-use millstream_meta::{Command, CommandBody, CommandId, MetaState, MovedHead, Topic};
+use millstream_meta::{Command, CommandBody, CommandId, MetaState, MovedHead};
 use millstream_partition::{Partition, RangeState};
 use millstream_service::ServiceError;
 use millstream_tiered::{
@@ -23,6 +23,7 @@ use millstream_types::{
 use millstream_wire::Batch;
 use tokio::task::JoinSet;
 
+use super::backlog::Waiting;
 use super::slot::{Busy, Slot};
 use super::values::{self, TypedValues};
 use super::{Archives, to_meta, to_store, upkeep};
@@ -147,20 +148,29 @@ impl Archives {
     fn due(&self, state: &MetaState, partitions: &Partitions) -> Vec<Due> {
         let now = self.clock.monotonic();
         let mut due: Vec<(Monotonic, Due)> = Vec::new();
-        let mut behind = 0_u64;
+        let mut behind = Vec::new();
         for topic in state.topics().filter(|topic| topic.config.remote_storage_enable) {
+            let mut waiting = Waiting::new(topic.id);
+            let lag_max = Duration::from_millis(topic.config.archive_lag_max_ms);
             for index in 0..u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX) {
                 let id = TopicPartition { topic: topic.id, partition: PartitionIndex(index) };
                 let Some(handle) = partitions.get(id) else { continue };
                 let Ok(standing) = handle.with(standing) else { continue };
-                behind = behind.saturating_add(standing.backlog_bytes);
                 let slot = self.slot(topic, id);
-                if let Some((since, sync)) = self.turn(now, topic, &slot, &standing) {
+                let turn = self.turn(now, lag_max, &slot, &standing);
+                let status = slot.status();
+                let waited =
+                    status.waiting_since.map_or(Duration::ZERO, |at| now.saturating_sub(at));
+                let (bytes, failure) = (standing.backlog_bytes, status.last_error.as_ref());
+                waiting.add(id.partition, bytes, waited, lag_max, failure);
+                drop(status);
+                if let Some((since, sync)) = turn {
                     due.push((since, Due { slot, handle, sync }));
                 }
             }
+            behind.push(waiting);
         }
-        self.note_backlog(behind);
+        self.note_backlog(state, behind);
         due.sort_by_key(|(since, _)| *since);
         due.into_iter().map(|(_, due)| due).collect()
     }
@@ -169,7 +179,7 @@ impl Archives {
     fn turn(
         &self,
         now: Monotonic,
-        topic: &Topic,
+        lag_max: Duration,
         slot: &Slot,
         at: &Standing,
     ) -> Option<(Monotonic, bool)> {
@@ -181,7 +191,6 @@ impl Archives {
         let since = *status.waiting_since.get_or_insert(now);
         let waited = now.saturating_sub(since);
         drop(status);
-        let lag_max = Duration::from_millis(topic.config.archive_lag_max_ms);
         let range_bytes = self.config.range_bytes_max;
         let due = is_due(waited, at.backlog_bytes, range_bytes, lag_max) && slot.may_try(now);
         due.then_some((since, at.backlog_bytes < range_bytes || at.unsynced))
@@ -242,6 +251,7 @@ impl Archives {
         archive.check_owner()?;
         // A crash may have come between a manifest and the metadata.
         self.move_head(slot, handle, archive.head().copied()).await?;
+        archive.check_room()?;
         if sync {
             handle.sync().await?;
         }

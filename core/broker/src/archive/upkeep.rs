@@ -44,8 +44,18 @@ const LOOK_DOWN: usize = 64;
 #[derive(Debug)]
 enum Work {
     Config(Arc<Topic>),
-    Tidy { topic: Arc<Topic>, slot: Arc<Slot>, handle: Arc<PartitionHandle>, list: bool },
-    Remove { topic: TopicId, name: String },
+    Tidy {
+        topic: Arc<Topic>,
+        slot: Arc<Slot>,
+        handle: Arc<PartitionHandle>,
+        list: bool,
+    },
+    /// With the time since it was deleted.
+    Remove {
+        topic: TopicId,
+        name: String,
+        age_ms: u64,
+    },
 }
 
 /// What it is done to, while it is.
@@ -60,8 +70,14 @@ enum Job {
 #[derive(Debug)]
 enum Ended {
     Config(Arc<Topic>),
-    Tidied { trimmed: bool, listed: bool },
+    Tidied {
+        trimmed: bool,
+        listed: bool,
+    },
+    /// The topic is forgotten.
     Removed,
+    /// Something may come yet.
+    LookAgain,
     Failed,
 }
 
@@ -150,7 +166,11 @@ impl Upkeep {
             let age = archives.clock.wall().since_ms(deleted.deleted);
             let due = age >= archives.config.grace_ms && self.may_try(id, now);
             if due && !self.is_running(Job::Remove(id)) {
-                line.push_back(Work::Remove { topic: id, name: deleted.name.to_string() });
+                line.push_back(Work::Remove {
+                    topic: id,
+                    name: deleted.name.to_string(),
+                    age_ms: age,
+                });
             }
         }
         tidies.sort_by_key(|(since, _)| *since);
@@ -254,8 +274,12 @@ impl Upkeep {
                 }
             }
             (_, Ended::Removed | Ended::Tidied { .. }) => {}
-            (Job::Config(topic), Ended::Failed) => {
+            (Job::Config(topic), Ended::Failed | Ended::LookAgain) => {
                 self.retries.insert(topic, now.saturating_add(CONFIG_RETRY));
+            }
+            (Job::Remove(topic), Ended::LookAgain) => {
+                let grace = Duration::from_millis(archives.config.grace_ms);
+                self.retries.insert(topic, now.saturating_add(grace));
             }
             (Job::Remove(topic), Ended::Failed) => {
                 self.retries.insert(topic, now.saturating_add(round(archives)));
@@ -342,14 +366,17 @@ impl Archives {
                     }
                 }
             }
-            Work::Remove { topic, name } => match self.remove_topic(topic, &name).await {
-                Ok(()) => Ended::Removed,
-                Err(error) => {
-                    tracing::warn!(topic = %name, %error,
+            Work::Remove { topic, name, age_ms } => {
+                match self.remove_topic(topic, &name, age_ms).await {
+                    Ok(true) => Ended::Removed,
+                    Ok(false) => Ended::LookAgain,
+                    Err(error) => {
+                        tracing::warn!(topic = %name, %error,
                         "a deleted topic's objects could not be removed; trying again");
-                    Ended::Failed
+                        Ended::Failed
+                    }
                 }
-            },
+            }
         }
     }
 
@@ -401,8 +428,14 @@ impl Archives {
         Ok(given_up.is_some())
     }
 
-    /// Removes what the store has of a deleted topic, then forgets the topic.
-    async fn remove_topic(&self, id: TopicId, name: &str) -> Result<(), ServiceError> {
+    /// Removes what the store has of a topic that was deleted `age_ms` ago. Once nothing can come
+    /// any more it forgets the topic, and says so.
+    async fn remove_topic(
+        &self,
+        id: TopicId,
+        name: &str,
+        age_ms: u64,
+    ) -> Result<bool, ServiceError> {
         let unavailable =
             |error: String| ServiceError::new(millstream_types::ErrorCode::Unavailable, error);
         let opened = self.opened().await.map_err(|error| unavailable(error.to_string()))?;
@@ -410,10 +443,19 @@ impl Archives {
         let removed = self.remove_objects(&archived, &opened.store).await;
         let removed = removed.map_err(|error| unavailable(error.to_string()))?;
         self.counters.removed.fetch_add(removed as u64, Ordering::Relaxed);
+        if !may_forget(removed, age_ms, self.config.grace_ms) {
+            return Ok(false);
+        }
         let command = CommandId(u128::from_be_bytes(Ids::random()?));
         let body = CommandBody::ForgetDeletedTopic { topic: id };
-        propose(&self.quorum, Command::new(command, self.clock.wall(), body)).await.map(drop)
+        propose(&self.quorum, Command::new(command, self.clock.wall(), body)).await.map(|_| true)
     }
+}
+
+/// Whether a deleted topic may be forgotten: a look has found nothing, twice the grace after it was
+/// deleted. What an upload that stalled then put after the first look would else stay for ever.
+const fn may_forget(removed: usize, age_ms: u64, grace_ms: u64) -> bool {
+    removed == 0 && age_ms >= grace_ms.saturating_mul(2)
 }
 
 /// Where the archive should start, if that is not where it starts: behind the ranges that
@@ -484,6 +526,14 @@ mod tests {
         assert_eq!(care.list_at, at(1_030));
         care.tidied(at(2_000), every, true, true);
         assert_eq!(care.list_at, at(6_000));
+    }
+
+    #[test]
+    fn a_topic_is_forgotten_once_a_later_look_finds_nothing() {
+        assert!(!may_forget(0, 1_000, 1_000), "the first look");
+        assert!(!may_forget(3, 2_000, 1_000), "something came late");
+        assert!(may_forget(0, 2_000, 1_000));
+        assert!(may_forget(0, 0, 0));
     }
 
     #[test]
