@@ -162,14 +162,7 @@ impl PartitionArchive {
             None => archive.newest().await?,
         };
         if let Some(newest) = newest {
-            let loaded = archive.load(newest).await;
-            if let (Err(ArchiveError::Store(StoreError::NotFound { .. })), Some(head)) =
-                (&loaded, head)
-                && archive.load_lost(head).await?
-            {
-                return Ok(archive);
-            }
-            loaded?;
+            archive.load(newest).await?;
         }
         if let Some(head) = head
             && archive.chain.head() != Some(head)
@@ -582,21 +575,6 @@ impl PartitionArchive {
             self.chain.apply(&bytes)?;
         }
         Ok(())
-    }
-
-    /// Loads the archive of a cluster that lost it, up to `head`, from what the other one has: that
-    /// has removed the manifests of that time. False if nobody took the archive over.
-    async fn load_lost(&mut self, head: &Head) -> Result<bool, ArchiveError> {
-        let Some(newest) = self.newest().await?.filter(|newest| *newest > head.number) else {
-            return Ok(false);
-        };
-        self.chain = Chain::new(&self.identity);
-        self.load(newest).await?;
-        self.lost_to = self.chain.other_owner();
-        if self.lost_to.is_some() {
-            self.chain.end_at(head)?;
-        }
-        Ok(self.lost_to.is_some())
     }
 
     /// Takes up every manifest that has come after those known, up to another cluster's.

@@ -447,25 +447,26 @@ async fn an_object_that_may_be_named_yet_is_no_orphan() {
     assert!(late.is_err() && archive.head() == Some(&head), "{late:?}");
 }
 
-/// Nobody starts from a manifest that is older than two that hold all entries.
+/// However old a manifest is, its number stays taken: whoever stalled before it finds out.
 #[tokio::test]
-async fn manifests_that_nobody_needs_go() {
+async fn whoever_stalled_long_ago_finds_its_number_taken() {
     let (store, _) = store(1, false);
     let mut archive = PartitionArchive::open(store.clone(), identity(), None).await.unwrap();
-    let mut heads = Vec::new();
+    archive.append(LeaderEpoch(1), &range(0, 1), 1000).await.unwrap();
+    let head = archive.head().copied();
+    let stalled = || PartitionArchive::open(store.clone(), identity(), head.as_ref());
+    let (mut appends, mut trims) = (stalled().await.unwrap(), stalled().await.unwrap());
     for attempt in 0..200 {
         let base = archive.head().map_or(0, |head| head.end);
-        heads.push(archive.append(LeaderEpoch(1), &range(base, 1), attempt).await.unwrap());
+        archive.append(LeaderEpoch(2), &range(base, 1), attempt).await.unwrap();
     }
-    let now = trimmed_at(&store, &archive).await;
-    assert_eq!(archive.collect(now, 3_600_000).await.unwrap(), 0, "within the grace");
-    assert_eq!(archive.collect(TimestampMs(i64::MAX), 0).await.unwrap(), 128);
-    assert_eq!(archive.collect(TimestampMs(i64::MAX), 0).await.unwrap(), 0);
-    for known in [None, Some(&heads[128]), Some(&heads[199])] {
-        let again = PartitionArchive::open(store.clone(), identity(), known).await.unwrap();
-        assert_eq!(again.head(), archive.head());
-        assert_eq!(again.entries().len(), 200);
-    }
+    archive.collect(TimestampMs(i64::MAX), 0).await.unwrap();
+    let late = appends.append(LeaderEpoch(1), &range(1, 1), 1001).await;
+    assert!(late.is_err(), "{late:?}");
+    let late = trims.trim(LeaderEpoch(1), Offset::new(1).unwrap()).await;
+    assert!(late.is_err(), "{late:?}");
+    let again = PartitionArchive::open(store.clone(), identity(), None).await.unwrap();
+    assert_eq!((again.head(), again.entries().len()), (archive.head(), 201));
 }
 
 /// Readers in flight keep what they were promised for the time of grace.

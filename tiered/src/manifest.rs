@@ -407,22 +407,6 @@ impl Chain {
         self.parse(number, bytes).map(|manifest| manifest.start)
     }
 
-    /// Takes the archive back to where `head` ended, as far as it is still held: what came behind
-    /// is another cluster's.
-    pub(crate) fn end_at(&mut self, head: &Head) -> Result<(), ManifestError> {
-        while self.entries.back().is_some_and(|entry| entry.end > head.end) {
-            self.entries.pop_back();
-        }
-        let end = self.entries.back().map_or(head.end, |entry| entry.end);
-        if end != head.end {
-            let (number, reason) = (head.number, "no range ends where it did");
-            return Err(ManifestError::Broken { number, reason });
-        }
-        let start = self.entries.front().map_or(head.end, |entry| entry.base);
-        self.head = Some(Head { start, ..*head });
-        Ok(())
-    }
-
     fn parse(&self, number: u64, bytes: &[u8]) -> Result<Manifest, ManifestError> {
         let unreadable = |error: serde_json::Error| ManifestError::Unreadable {
             number,

@@ -180,7 +180,7 @@ impl Subscription for LogSubscription {
                 },
                 Source::Archive => {
                     self.loan = None;
-                    let read = self.feed.next(self.from.offset()).await?;
+                    let read = self.feed.next(self.from.offset(), self.max_bytes).await?;
                     let event = self.deliver(read.batches, Cursor::from(read.next));
                     self.last.archived = true;
                     return Ok(event);
@@ -217,7 +217,7 @@ impl Subscription for LogSubscription {
         let Delivered { from, bytes, archived } = self.last;
         if archived {
             // What is archived never changes, and is cut in the same places.
-            let batches = self.feed.next(from.offset()).await?.batches;
+            let batches = self.feed.next(from.offset(), self.max_bytes).await?.batches;
             let found: usize = batches.iter().map(Bytes::len).sum();
             return if found == bytes { Ok(batches) } else { Err(changed()) };
         }

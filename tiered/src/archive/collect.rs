@@ -1,6 +1,7 @@
 //! Removes what nothing needs any more from a partition's folder, each after a time of grace:
-//! objects that retention gave up, objects that no manifest came to name, manifests that nobody
-//! starts from, and files of writers that died.
+//! objects that retention gave up, objects that no manifest came to name, and files of writers that
+//! died. Manifests stay: a number that is free again could be taken by whoever stalled long ago, in
+//! a former leadership or in a cluster that has lost the archive, and would not tell it so.
 //!
 //! All ages are the store's: how long ago it wrote an object, or the manifest that gave it up. So
 //! nothing is remembered between two looks, and a broker that starts often removes as much.
@@ -10,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use millstream_types::TimestampMs;
 
 use super::{ArchiveError, LISTED_MAX, PartitionArchive, number_of};
-use crate::manifest::{FULL_EVERY, Head};
+use crate::manifest::Head;
 use crate::store::{Listed, StoreError};
 
 /// What a listing of the folder showed.
@@ -39,9 +40,8 @@ impl Found {
 }
 
 impl PartitionArchive {
-    /// Removes objects and manifests that nothing needs any more, once `grace_ms` have passed:
-    /// since a manifest gave an object up, since an object was written that none came to name,
-    /// since a manifest was written that no reader starts from. Returns how many.
+    /// Removes objects that nothing needs any more, once `grace_ms` have passed: since a manifest
+    /// gave an object up, or since an object was written that none came to name. Returns how many.
     ///
     /// What may be named yet stays, however old it is: an object that begins where the archive ends
     /// can be on its way to a manifest by whoever stalled in between, in a former leadership or as
@@ -71,8 +71,7 @@ impl PartitionArchive {
         }
         let is_due = |it: &Listed| now.since_ms(TimestampMs(it.modified_ms)) >= grace_ms;
         let settled = found.manifests.iter().rev().find(|(_, it)| is_due(it)).map(|(at, _)| *at);
-        let mut removable = self.objects_to_remove(&found, &head, settled, is_due).await?;
-        removable.extend(manifests_to_remove(&found, &before, settled));
+        let removable = self.objects_to_remove(&found, &head, settled, is_due).await?;
         self.store.delete_all(&removable).await?;
         let until = now.0.saturating_sub_unsigned(grace_ms);
         let unfinished = self.store.remove_unfinished(&self.folder, until).await?;
@@ -124,19 +123,6 @@ impl PartitionArchive {
             Err(error) => Err(error.into()),
         }
     }
-}
-
-/// The manifests before those that anybody reads: all but the newest full one of `head`, the full
-/// one before it, for whoever knows an older head, and what follows. The one that tells what was
-/// given up as long ago as the grace stays, too.
-fn manifests_to_remove(
-    found: &Found,
-    head: &Head,
-    settled: Option<u64>,
-) -> impl Iterator<Item = String> {
-    let full = head.number - head.number % FULL_EVERY;
-    let kept = full.saturating_sub(FULL_EVERY).min(settled.unwrap_or(0));
-    found.manifests.range(..kept).map(|(_, manifest)| manifest.key.clone())
 }
 
 /// The range that an object's name tells, if it is the name of one.

@@ -63,6 +63,8 @@ impl Waiting {
     ) {
         self.partitions += 1;
         self.bytes = self.bytes.saturating_add(bytes);
+        // What failed while nothing waited, or waits now, holds nothing up.
+        let failure = failure.filter(|_| bytes > 0);
         self.in_time &= failure.is_none() && waited <= lag_max.saturating_add(IN_TIME_MORE);
         if self.failure.is_none() {
             self.failure = failure.map(|failure| (partition, failure.clone()));
@@ -70,11 +72,11 @@ impl Waiting {
     }
 
     /// What may wait of it whatever waits of others: an even part of the bound, and what a working
-    /// archive leaves waiting as long as it works.
+    /// archive leaves waiting as long as it works, of which one topic may fill the bound.
     fn share(&self, topics: usize, bytes_max: u64, range_bytes: u64) -> u64 {
         let even = bytes_max / (topics as u64).max(1);
         let working = range_bytes.saturating_mul(IN_TIME_RANGES).saturating_mul(self.partitions);
-        if self.in_time { even.max(working) } else { even }
+        if self.in_time { even.max(working.min(bytes_max)) } else { even }
     }
 }
 

@@ -24,10 +24,14 @@ impl Feed {
         Self { archives, id, reader: None }
     }
 
-    /// Batches from the one that holds `offset` on, a piece of them, and where to read on, once it
-    /// is their turn beside what is produced. May be dropped and called again.
-    pub(crate) async fn next(&mut self, offset: Offset) -> Result<Replayed, ServiceError> {
-        let replayed = self.read(offset, PIECE_BYTES).await?;
+    /// Batches from the one that holds `offset` on, a piece of them of at most `bytes_max`, and
+    /// where to read on, once it is their turn beside what is produced. May be dropped and called again.
+    pub(crate) async fn next(
+        &mut self,
+        offset: Offset,
+        bytes_max: usize,
+    ) -> Result<Replayed, ServiceError> {
+        let replayed = self.read(offset, bytes_max.min(PIECE_BYTES)).await?;
         let bytes = replayed.batches.iter().map(Bytes::len).sum();
         self.archives.pace.turn(self.archives.clock.as_ref(), bytes).await;
         Ok(replayed)
