@@ -107,6 +107,16 @@ pub(crate) const EDGES: &[Edges] = &[
         ],
     },
     Edges { package: "millstream", uses: &["millstream-cli", "millstream-broker"] },
+    Edges { package: "millstream-plugin", uses: &["millstream-types", "millstream-plugin-abi"] },
+    Edges { package: "millstream-plugin-abi", uses: &[] },
+    Edges { package: "millstream-plugin-build", uses: &[] },
+    Edges { package: "millstream-sdk", uses: &["millstream-plugin-abi"] },
+    // Guests see what their authors see.
+    Edges { package: "conformance", uses: &["millstream-sdk"] },
+    Edges { package: "filter", uses: &["millstream-sdk"] },
+    Edges { package: "hot-key-splitter", uses: &["millstream-sdk"] },
+    Edges { package: "json-redactor", uses: &["millstream-sdk"] },
+    Edges { package: "router", uses: &["millstream-sdk"] },
 ];
 
 /// The types of a heavy dependency do not leave its home. `millstream-benches` is beside some
@@ -119,8 +129,12 @@ pub(crate) const HOMES: &[Home] = &[
         homes: &["millstream-net", "millstream-benches"],
         tests: &["millstream-tests"],
     },
-    // The archive takes SHA-256 of it.
-    Home { dependency: "aws-lc-rs", homes: &["millstream-net", "millstream-tiered"], tests: &[] },
+    // The archive and the plugins' host take SHA-256 of it.
+    Home {
+        dependency: "aws-lc-rs",
+        homes: &["millstream-net", "millstream-tiered", "millstream-plugin"],
+        tests: &[],
+    },
     Home { dependency: "quinn-proto", homes: &["millstream-net"], tests: &[] },
     Home { dependency: "quinn-udp", homes: &["millstream-net"], tests: &[] },
     Home {
@@ -171,6 +185,11 @@ pub(crate) const HOMES: &[Home] = &[
     Home { dependency: "arrow-buffer", homes: &["millstream-tiered"], tests: &[] },
     Home { dependency: "arrow-schema", homes: &["millstream-tiered"], tests: &[] },
     Home { dependency: "parquet", homes: &["millstream-tiered"], tests: &[] },
+    // WebAssembly and its formats.
+    Home { dependency: "wasmtime", homes: &["millstream-plugin"], tests: &[] },
+    Home { dependency: "wasmparser", homes: &["millstream-plugin-build"], tests: &[] },
+    Home { dependency: "wit-component", homes: &["millstream-plugin-build"], tests: &[] },
+    Home { dependency: "wit-parser", homes: &["millstream-plugin-build"], tests: &[] },
     // Command lines and terminals.
     Home {
         dependency: "clap",
@@ -209,6 +228,8 @@ pub(crate) const HOMES: &[Home] = &[
             "millstream-tiered",
             "millstream-net",
             "millstream-client",
+            "millstream-plugin-abi",
+            "millstream-sdk",
         ],
     },
     Home { dependency: "insta", homes: &[], tests: &["millstream-cli", "millstream-broker"] },
