@@ -7,6 +7,8 @@ use crate::guest::Config;
 use crate::instance::{Bound, Instance};
 use crate::plugin::{Binding, Kind, Plugin, as_fault};
 
+/// Keys that have the whole deadline; so many more have it once more, and so has each mebibyte.
+const KEYS_PER_DEADLINE: u32 = 5_000;
 /// Bytes of an answer beyond a partition for each record.
 const ANSWER_BYTES_ALWAYS: usize = 4096;
 
@@ -89,7 +91,10 @@ impl Partitioner {
         let keys = Keys::open(&self.keys).map_err(|error| Fault::Answer(error.to_string()))?;
         let (count, partitions) = (keys.count(), keys.partitions());
         let host = self.plugin.host();
-        let bound = Bound::Deadline(host.limits().partitioner_deadline);
+        // A large batch takes longer to be handed over alone.
+        let whole = host.limits().partitioner_deadline;
+        let pieces = 1 + count / KEYS_PER_DEADLINE + mebibytes(self.keys.len());
+        let bound = Bound::Deadline(whole.saturating_mul(pieces));
         let mut instance = match self.instance.take() {
             Some(instance) => instance,
             None => {
@@ -110,6 +115,10 @@ impl Partitioner {
         self.instance = Some(instance);
         Ok(assigned.into_iter().map(|at| (at != DEFAULT_PARTITION).then_some(at)))
     }
+}
+
+fn mebibytes(bytes: usize) -> u32 {
+    u32::try_from(bytes >> 20).unwrap_or(u32::MAX)
 }
 
 /// Bytes of an answer for so many records.

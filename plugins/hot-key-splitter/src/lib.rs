@@ -100,8 +100,7 @@ impl HotKeySplitter {
         let ordered = self.order_by.as_ref().and_then(|name| record.headers.last(name).flatten());
         let step = match ordered {
             Some(value) => default_partition(value, width),
-            // Mixed with the key: producers that count in step do not meet on one partition.
-            None => record.sequence.wrapping_add(murmur2(key)).checked_rem(width).unwrap_or(0),
+            None => mixed(record.sequence ^ murmur2(key)).checked_rem(width).unwrap_or(0),
         };
         (default_partition(key, partitions) + step).checked_rem(partitions).unwrap_or(0)
     }
@@ -116,21 +115,30 @@ impl HotKeySplitter {
     }
 }
 
-/// Of length and ends, which tells most keys from the hot ones without reading all of them.
+/// Numbers that follow one another, or in steps, are spread as if by chance (the end of Murmur3, by
+/// Austin Appleby). A producer that goes round its keys counts each of them in steps, and plain
+/// remainders of these would leave a hot key on one partition.
+#[inline]
+fn mixed(number: u32) -> u32 {
+    let number = (number ^ number >> 16).wrapping_mul(0x85eb_ca6b);
+    let number = (number ^ number >> 13).wrapping_mul(0xc2b2_ae35);
+    number ^ number >> 16
+}
+
+/// Of every byte: keys that differ in a few bytes of their middle must not all be looked for in one
+/// place.
 #[inline]
 fn slot_of(key: &[u8]) -> usize {
-    let word = |bytes: Option<&[u8; 8]>| bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes));
-    let (first, last) = if key.len() < 8 {
-        let mut short = [0; 8];
-        short[..key.len()].copy_from_slice(key);
-        (u64::from_le_bytes(short), 0)
-    } else {
-        (word(key.first_chunk()), word(key.last_chunk()))
-    };
-    let mixed =
-        (first ^ last.rotate_left(32) ^ key.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+    let (words, rest) = key.as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let words = words.iter().chain([&last]).map(|word| u64::from_le_bytes(*word));
+    let hash = words.fold(key.len() as u64, |hash, word| {
+        (hash.rotate_left(29) ^ word).wrapping_mul(MULTIPLIER)
+    });
     // Of the high bits, which all of the key has gone into.
-    usize::try_from(mixed >> 52).unwrap_or(0) % SLOTS
+    usize::try_from(hash >> 52).unwrap_or(0) % SLOTS
 }
 
 fn number(config: &Config<'_>, name: &str, default: u32, min: u32, max: u32) -> Result<u32> {
@@ -145,7 +153,7 @@ millstream_sdk::partitioner!(struct HotKeySplitter);
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use millstream_sdk::testing::{PartitionerTester, Sample};
 
@@ -191,6 +199,37 @@ mod tests {
         }
         let options = [("spread", "64"), ("fill", "100")];
         assert_eq!(places(&options, &[(b"SFO", 500_000)], "SFO", 100).len(), 50);
+    }
+
+    /// As by a producer that goes round so many keys.
+    #[test]
+    fn steps_of_any_length_use_every_partition_of_a_key() {
+        for step in [1, 2, 3, 4, 6, 8, 12, 16, 64, 100] {
+            let mut tester = PartitionerTester::<HotKeySplitter>::new(&[]).unwrap();
+            tester.hotlist(&[(b"SFO", 900_000)]).unwrap();
+            let numbered = |at: u32| (at * step, Sample::new("SFO", ""));
+            let records: Vec<(u32, Sample)> = (0..1000).map(numbered).collect();
+            let mut counts = BTreeMap::new();
+            for place in tester.assign(&records, 16).unwrap() {
+                *counts.entry(place).or_insert(0) += 1;
+            }
+            assert_eq!(counts.len(), 8, "{step}: {counts:?}");
+            assert!(counts.values().all(|count| (75..=175).contains(count)), "{step}: {counts:?}");
+        }
+    }
+
+    #[test]
+    fn keys_that_differ_anywhere_lie_in_many_slots() {
+        for at in [0, 7, 8, 12, 15, 16, 20, 25] {
+            let slots: BTreeSet<usize> = (0..=255)
+                .map(|byte| {
+                    let mut key = *b"order-eu-00001234-v1-final";
+                    key[at] = byte;
+                    slot_of(&key)
+                })
+                .collect();
+            assert!(slots.len() > 200, "byte {at}: {}", slots.len());
+        }
     }
 
     #[test]
