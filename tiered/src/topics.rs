@@ -110,11 +110,12 @@ pub struct ArchivedTopic {
 
 /// A partition as the store alone tells of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ArchivedPartition {
+pub struct ArchivedPartition<E = RangeEnd> {
     /// How far its archive has come.
     pub head: Head,
-    /// Leader epochs and producers where it ends; `None` once retention has given up every range.
-    pub end: Option<RangeEnd>,
+    /// Leader epochs and producers where it ends, or what is kept of these; `None` once retention
+    /// has given up every range.
+    pub end: Option<E>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -316,22 +317,29 @@ impl ArchivedTopic {
     }
 
     /// Makes each of the topic's first `count` partitions, and those that the store has beyond
-    /// them, `cluster`'s own, and returns how far each is archived and what it knew there. Nothing
-    /// of the cluster's metadata is asked. One that has no archive yet begins an empty one.
+    /// them, `cluster`'s own, and returns how far each is archived and what `keep` keeps of what it
+    /// knew there. Nothing of the cluster's metadata is asked. One that has no archive yet begins an empty one.
     ///
     /// # Errors
     /// [`ArchiveError`]: a partition whose archive does not hold together is told, not left out.
     /// Others may be taken over by then; a repeated call goes on.
-    pub async fn take_over_partitions(
+    pub async fn take_over_partitions<E: Send>(
         &self,
         store: &Store,
         cluster: ClusterId,
         count: u32,
-    ) -> Result<BTreeMap<PartitionIndex, ArchivedPartition>, ArchiveError> {
+        keep: impl Fn(RangeEnd) -> E + Sync,
+    ) -> Result<BTreeMap<PartitionIndex, ArchivedPartition<E>>, ArchiveError> {
         let names = store.folders(&self.folder()).await?;
         let beyond = partitions_of(&names).last().map_or(0, |last| last.0.saturating_add(1));
         let indices = (0..count.max(beyond)).map(PartitionIndex);
-        let taken = indices.map(|partition| self.take_over_partition(store, cluster, partition));
+        let keep = &keep;
+        let taken = indices.map(|partition| async move {
+            let taken = self.take_over_partition(store, cluster, partition).await;
+            taken.map(|(at, ArchivedPartition { head, end })| {
+                (at, ArchivedPartition { head, end: end.map(keep) })
+            })
+        });
         futures_util::stream::iter(taken).buffer_unordered(TAKE_OVERS_MAX).try_collect().await
     }
 

@@ -72,7 +72,7 @@ async fn a_bucket_alone_tells_topics_partitions_and_their_state() {
     let listed = ArchivedTopic::list(&store).await.unwrap();
     let partitions = [2, 5, 10].map(PartitionIndex).to_vec();
     assert_eq!(listed, [ArchivedTopic { partitions, ..topic() }]);
-    let restored = || listed[0].take_over_partitions(&store, OTHER, 4);
+    let restored = || listed[0].take_over_partitions(&store, OTHER, 4, |end| end);
     let found = restored().await.unwrap();
     assert_eq!(found.keys().map(|index| index.0).collect::<Vec<_>>(), Vec::from_iter(0..11));
     let taken = |of: &Head, found: &ArchivedPartition| {
@@ -182,7 +182,7 @@ async fn a_topic_is_removed_by_its_own_cluster_alone() {
     topic().take_over(&store, OTHER).await.unwrap();
     let refused = topic().remove(&store, CLUSTER).await;
     assert!(is_taken_over(&refused, OTHER), "by its config: {refused:?}");
-    topic().take_over_partitions(&store, OTHER, 1).await.unwrap();
+    topic().take_over_partitions(&store, OTHER, 1, |_| ()).await.unwrap();
     let refused = topic().remove(&store, CLUSTER).await;
     assert!(is_taken_over(&refused, OTHER), "by its manifests: {refused:?}");
     let after = everything().await;

@@ -16,7 +16,7 @@ use millstream_meta::{
 use millstream_quorum::check_size;
 use millstream_replica::ProducerTable;
 use millstream_service::ServiceError;
-use millstream_tiered::{ArchivedPartition, ArchivedTopic, ConfigMap, TopicError};
+use millstream_tiered::{ArchivedPartition, ArchivedTopic, ConfigMap, RangeEnd, TopicError};
 use millstream_types::{BrokerId, ErrorCode, LeaderEpoch, PartitionIndex, ProducerId, TopicId};
 use millstream_wire::api::{RestoreTopicRequest, RestoreTopicResponse};
 use tokio::sync::watch;
@@ -139,7 +139,7 @@ impl Restore {
         let config = found.take_over(store, cluster).await;
         let config = config.map_err(|error| topic_error(&error))?;
         let settings = Settings::read(found, &config)?;
-        let taken = found.take_over_partitions(store, cluster, settings.partitions).await;
+        let taken = found.take_over_partitions(store, cluster, settings.partitions, largest).await;
         let taken = taken.map_err(|error| service_error(&error))?;
         // Another cluster may have restored it at the same time.
         let owned = found.check_owner(store, cluster).await;
@@ -276,7 +276,7 @@ impl Settings {
     fn restored(
         &self,
         found: &ArchivedTopic,
-        partitions: &BTreeMap<PartitionIndex, ArchivedPartition>,
+        partitions: &BTreeMap<PartitionIndex, ArchivedPartition<Largest>>,
         state: &MetaState,
     ) -> Result<CommandBody, ServiceError> {
         let count = partitions.last_key_value().map_or(0, |(last, _)| last.0.saturating_add(1));
@@ -302,23 +302,38 @@ impl Settings {
     }
 }
 
+/// The largest producer id of each cluster that a partition knows: all that is kept of its end, of
+/// which there may be a hundred thousand at once.
+type Largest = Result<Vec<ProducerId>, String>;
+
+#[expect(clippy::needless_pass_by_value, reason = "as it is handed over")]
+fn largest(end: RangeEnd) -> Largest {
+    if end.producers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let known = ProducerTable::from_snapshot(&end.producers).map_err(|error| error.to_string())?;
+    let mut largest = BTreeMap::<u32, ProducerId>::new();
+    for id in known.ids() {
+        largest.entry(id.origin()).and_modify(|known| *known = id.max(*known)).or_insert(id);
+    }
+    Ok(largest.into_values().collect())
+}
+
 /// The number after the largest of this cluster's own ids among the topic's producers, and the
 /// largest id of each other cluster among them.
 fn producers(
     found: &ArchivedTopic,
-    partitions: &BTreeMap<PartitionIndex, ArchivedPartition>,
+    partitions: &BTreeMap<PartitionIndex, ArchivedPartition<Largest>>,
     state: &MetaState,
 ) -> Result<(ProducerId, Vec<ProducerId>), ServiceError> {
     let (mut own, mut others) = (0, BTreeMap::<u32, ProducerId>::new());
-    let ends = partitions.values().filter_map(|partition| partition.end.as_ref());
-    for end in ends.filter(|end| !end.producers.is_empty()) {
-        let known = ProducerTable::from_snapshot(&end.producers);
-        for id in known.map_err(|error| broken(found, &error.to_string()))?.ids() {
-            if state.is_own_producer(id) {
+    for known in partitions.values().filter_map(|partition| partition.end.as_ref()) {
+        for id in known.as_ref().map_err(|error| broken(found, error))? {
+            if state.is_own_producer(*id) {
                 own = own.max(id.number().saturating_add(1));
             } else {
-                let largest = others.entry(id.origin()).or_insert(id);
-                *largest = id.max(*largest);
+                let largest = others.entry(id.origin()).or_insert(*id);
+                *largest = (*id).max(*largest);
             }
         }
     }
