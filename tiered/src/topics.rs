@@ -318,7 +318,8 @@ impl ArchivedTopic {
 
     /// Makes each of the topic's first `count` partitions, and those that the store has beyond
     /// them, `cluster`'s own, and returns how far each is archived and what `keep` keeps of what it
-    /// knew there. Nothing of the cluster's metadata is asked. One that has no archive yet begins an empty one.
+    /// knew there. Nothing of the cluster's metadata is asked. One that has no archive yet begins
+    /// an empty one.
     ///
     /// # Errors
     /// [`ArchiveError`]: a partition whose archive does not hold together is told, not left out.
