@@ -24,9 +24,9 @@ impl Feed {
         Self { archives, id, reader: None }
     }
 
-    /// A piece of the batches from the one that holds `offset` on, of at most `bytes_max` bytes, and
-    /// where to read on, once it is their turn beside what is produced. May be dropped and called
-    /// again.
+    /// A piece of the batches from the one that holds `offset` on, of at most `bytes_max` bytes,
+    /// and where to read on, once it is their turn beside what is produced. May be dropped and
+    /// called again.
     pub(crate) async fn next(
         &mut self,
         offset: Offset,
