@@ -107,8 +107,8 @@ pub(crate) const EDGES: &[Edges] = &[
         ],
     },
     Edges { package: "millstream", uses: &["millstream-cli", "millstream-broker"] },
-    Edges { package: "millstream-plugin", uses: &["millstream-types", "millstream-plugin-abi"] },
     Edges { package: "millstream-plugin-abi", uses: &[] },
+    Edges { package: "millstream-plugin", uses: &["millstream-types", "millstream-plugin-abi"] },
     Edges { package: "millstream-plugin-build", uses: &[] },
     Edges { package: "millstream-sdk", uses: &["millstream-plugin-abi"] },
     // Guests see what their authors see.
