@@ -31,14 +31,16 @@ pub(crate) struct Pace {
 struct Turns {
     /// When the next piece may go, if nobody waits.
     next: Monotonic,
-    /// What had been produced at the last look, and when that was last found to have grown.
+    /// What had been produced at the last look, and when that was.
     produced: u64,
+    looked: Option<Monotonic>,
+    /// When it was last found to have grown since a look just before.
     moved: Option<Monotonic>,
 }
 
 impl Pace {
     pub(crate) const fn new(bytes_per_second: u64) -> Self {
-        let turns = Turns { next: Monotonic::ZERO, produced: 0, moved: None };
+        let turns = Turns { next: Monotonic::ZERO, produced: 0, looked: None, moved: None };
         Self { bytes_per_second, produced: AtomicU64::new(0), turns: Mutex::new(turns) }
     }
 
@@ -63,12 +65,14 @@ impl Pace {
         // Every critical section leaves the turns right, so that poison says nothing here.
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         let produced = self.produced.load(Ordering::Relaxed);
-        if produced != turns.produced {
-            turns.produced = produced;
+        let is_recent = |at: Option<Monotonic>| at.is_some_and(|at| now.saturating_sub(at) < CALM);
+        // Of what came since a look long ago nobody knows when.
+        if produced != turns.produced && is_recent(turns.looked) {
             turns.moved = Some(now);
         }
-        let is_calm = turns.moved.is_none_or(|moved| now.saturating_sub(moved) >= CALM);
-        if is_calm {
+        turns.produced = produced;
+        turns.looked = Some(now);
+        if !is_recent(turns.moved) {
             turns.next = now;
             return Duration::ZERO;
         }
@@ -106,6 +110,15 @@ mod tests {
         let sent = replay(&pace, 1000 * MS, 1000 * MS, true);
         assert!((64 * MIB..=65 * MIB).contains(&sent), "{sent}");
         assert_eq!(replay(&pace, 2000 * MS + CALM, 1000 * MS, false), 1000 * MIB, "calm again");
+    }
+
+    #[test]
+    fn what_was_produced_long_ago_keeps_nobody_back() {
+        let pace = Pace::new(64 * MIB as u64);
+        pace.note_produced();
+        assert_eq!(replay(&pace, 5000 * MS, MS, false), 1000 * MIB, "the first look");
+        pace.note_produced();
+        assert_eq!(replay(&pace, 9000 * MS, MS, false), 1000 * MIB, "one after a pause");
     }
 
     #[test]
