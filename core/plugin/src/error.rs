@@ -21,8 +21,8 @@ pub enum LoadError {
     },
     /// A core module: what compilers write before it is made a component.
     #[error(
-        "this is a core WebAssembly module, not a component: `millstream plugin build` makes one \
-         of it"
+        "this is a core WebAssembly module, not a component: make one of it with \
+         `cargo run -p millstream-plugin-build --example plugin`"
     )]
     CoreModule,
     /// It cannot be compiled.

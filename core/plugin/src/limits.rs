@@ -39,7 +39,8 @@ pub struct Limits {
     pub instances_max: u32,
     /// Instructions, roughly, that a record may take when it is run alone because its batch failed.
     /// This and no clock decides that a record is at fault, so that it is the same wherever and
-    /// whenever it is run: it must be more than any machine executes within a deadline.
+    /// whenever it is run. It should be more than any machine executes within a deadline; a guest
+    /// whose code counts for more than it costs can make its own verdicts waver, and no other's.
     pub suspect_fuel: u64,
 }
 

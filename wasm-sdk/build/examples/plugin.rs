@@ -1,5 +1,5 @@
 //! `plugin crate DIR OUT` builds a guest crate, `plugin module FILE OUT` makes a component of a
-//! core module. What `plugins/build` calls; users have `millstream plugin build`.
+//! core module. What `plugins/build` calls.
 
 #![expect(clippy::print_stdout, reason = "says what it made")]
 

@@ -4,7 +4,8 @@
 //! no more that have more than their fair share of it waiting, and only those: a topic whose
 //! archive is stuck may fill the bound by itself and stops nobody else. What waits in all stays
 //! below twice the bound so, but for what comes between two looks and for the shares of topics that
-//! are archived in time, each of which may have what a working archive leaves waiting.
+//! are archived in time, each of which may have what a working archive leaves waiting, up to the
+//! bound.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -187,6 +188,15 @@ mod tests {
         }
         let bytes = total(&topics);
         assert!((bytes_max..2 * bytes_max).contains(&bytes), "{bytes}");
+    }
+
+    #[test]
+    fn no_number_of_partitions_is_more_than_the_bound() {
+        let mut wide = Waiting::new(TopicId::from_bytes([1; 16]));
+        for partition in 0..1_000 {
+            wide.add(PartitionIndex(partition), 2, SECOND, SECOND, None);
+        }
+        assert_eq!(ids(&mut [wide, topic(2, 0, None)], 1_000, 300), [1]);
     }
 
     #[test]
